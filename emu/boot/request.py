@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a loader is given, and what it gives back.
+
+    Machine --BootRequest--> emu.boot.load --> one file per format --Boot--> Machine
+
+A loader reads the image, writes into guest-physical memory with source "loader", and returns the
+`Boot`: the state that vCPU 0 starts in. It knows neither Unicorn nor devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from emu.state import CpuState
+from mmu.memory import Memory
+
+__all__ = ["FORMATS", "Boot", "BootRequest", "Disk", "Module"]
+
+FORMATS = ("auto", "multiboot", "multiboot2", "linux", "bootsector", "flat", "flat32", "flat16")
+"""What `BootRequest.format` may be; `flat` is `flat32`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A file passed along with the kernel: `-initrd "file args"`; `cmdline` is the whole string."""
+
+    data: bytes
+    cmdline: str = ""
+
+
+def _ignore(_: str) -> None:
+    return None
+
+
+@dataclass(slots=True)
+class BootRequest:
+    """Everything about a run that a loader may need.
+
+    `memory` has all its slots, firmware ROM and tables included. `name` is what the kernel sees as
+    argv[0]. `address` and `entry` (guest-physical) are for flat images only. `reserved` are
+    (gpa, size, E820 type) of RAM that the board keeps for itself, `rsdp` the bytes of the ACPI
+    root pointer if there is one and `rsdp_gpa` where it lies. `warn` is told what was ignored.
+    """
+
+    memory: Memory
+    cmdline: str = ""
+    name: str = "kernel"
+    modules: Sequence[Module] = ()
+    format: str = "auto"
+    address: int | None = None
+    entry: int | None = None
+    reserved: Sequence[tuple[int, int, int]] = ()
+    rsdp: bytes = b""
+    rsdp_gpa: int = 0
+    warn: Callable[[str], None] = _ignore
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """A loaded kernel.
+
+    `state` goes to `Vcpu.set_state` of vCPU 0; `format` is one of `FORMATS` without "auto";
+    `description` is one line for a person. `disk_image` is set where the image itself is the
+    disk that the firmware and the IDE controller must show as drive 0x80.
+    """
+
+    state: CpuState
+    format: str
+    description: str
+    disk_image: bytes | None = None
+
+
+class Disk(Protocol):
+    """A drive as the firmware sees it; the IDE controller's drive is one. Sectors of 512 bytes."""
+
+    @property
+    def sectors(self) -> int:
+        """The number of sectors."""
+
+    def read_sectors(self, lba: int, count: int) -> bytes:
+        """Return `count` sectors from `lba` on."""
+
+    def write_sectors(self, lba: int, data: bytes) -> None:
+        """Replace the sectors from `lba` on by `data`."""
