@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Virtual time: one clock under every timer of the machine, and the queue of what is to happen.
+
+The unit is the virtual nanosecond, counted from power-on in a Python int; nothing here looks at the
+host's clock, so that a run repeats itself exactly. The scheduler advances time by what the vCPUs
+execute (`NS_PER_INSN` each) or, when all of them are halted, straight to the next event.
+
+No timer ticks. A chip that counts asks `Clock.now` when somebody reads the count, converts it by a
+`Rate`, and puts an `Event` into the queue only for the moment at which a pin changes. The rates of
+the board's chips stand here side by side because they must agree: the PIT and the ACPI timer are
+divided from one crystal, so that one PIT tick is three ACPI ticks exactly, as on a real board.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+__all__ = [
+    "MIN_PERIOD_NS",
+    "NS_PER_INSN",
+    "NS_PER_SECOND",
+    "PIT_RATE",
+    "PM_TIMER_RATE",
+    "RTC_RATE",
+    "TSC_RATE",
+    "Clock",
+    "Event",
+    "Rate",
+    "next_expiry",
+]
+
+NS_PER_SECOND = 1_000_000_000
+
+# What one instruction costs. The TSC runs at 1 GHz, so that TSC == Clock.now.
+NS_PER_INSN = 10
+
+# A periodic timer raises its pin at most once in this time, whatever period the guest asked for:
+# at 1,000 instructions an interrupt, a handler still gets somewhere and the host is not drowned.
+# Edges in between are lost, as they are in a masked 8259. What the counters *read* is not affected.
+MIN_PERIOD_NS = 10_000
+
+
+class Rate(NamedTuple):
+    """A frequency in Hz as the exact fraction `num / den`.
+
+    >>> PIT_RATE.ticks(NS_PER_SECOND), PM_TIMER_RATE.ticks(NS_PER_SECOND)
+    (1193181, 3579545)
+    """
+
+    num: int
+    den: int = 1
+
+    def ticks(self, ns: int) -> int:
+        """Return how many whole periods `ns` holds."""
+        return ns * self.num // (self.den * NS_PER_SECOND)
+
+    def ns(self, ticks: int) -> int:
+        """Return the first nanosecond at which `ticks` periods are over: never early."""
+        return -(-ticks * self.den * NS_PER_SECOND // self.num)
+
+
+# The 14.31818 MHz crystal that every PC since the 5150 divides.
+_CRYSTAL_HZ = 14_318_180
+PIT_RATE = Rate(_CRYSTAL_HZ, 12)
+PM_TIMER_RATE = Rate(_CRYSTAL_HZ, 4)
+# The watch crystal of the RTC is a crystal of its own on every board.
+RTC_RATE = Rate(32_768)
+TSC_RATE = Rate(NS_PER_SECOND)
+
+
+def next_expiry(start: int, period: int, after: int) -> int:
+    """Return the first of `start`, `start + period`, `start + 2 * period`... later than `after`.
+
+    >>> next_expiry(100, 30, 99), next_expiry(100, 30, 100), next_expiry(100, 30, 171)
+    (100, 130, 190)
+    """
+    return start if start > after else start + ((after - start) // period + 1) * period
+
+
+class Event:
+    """Something that will happen at `when` (virtual ns) unless cancelled; made by `Clock.at`."""
+
+    __slots__ = ("_sequence", "callback", "when")
+
+    def __init__(self, when: int, sequence: int, callback: Callable[[], None]) -> None:
+        """Make an event that is in no queue yet."""
+        self.when = when
+        self._sequence = sequence
+        self.callback: Callable[[], None] | None = callback
+
+    def __lt__(self, other: Event) -> bool:
+        """Order by time, then by insertion: two runs of one kernel see one order."""
+        return (self.when, self._sequence) < (other.when, other._sequence)
+
+    @property
+    def sequence(self) -> int:
+        """How many events had been put into the queue before this one."""
+        return self._sequence
+
+
+class Clock:
+    """The virtual clock and its event queue.
+
+    >>> clock = Clock()
+    >>> event = clock.at(100, lambda: print("a hundred"))
+    >>> clock.next_event
+    100
+    >>> clock.run_due(250)
+    a hundred
+    >>> clock.now, clock.next_event
+    (250, None)
+    """
+
+    __slots__ = ("_inserted", "_queue", "_time", "on_earlier", "progress")
+
+    def __init__(self) -> None:
+        """Start at power-on, with nothing awaited."""
+        self._time = 0
+        self._queue: list[Event] = []
+        self._inserted = 0
+        self.progress: Callable[[], int] = _nothing
+        """How many ns the running slice has advanced since `run_due` was last called; set by the
+        scheduler, and 0 whenever it calls `run_due`. Must not go backwards."""
+        self.on_earlier: Callable[[], None] = _nothing_to_do
+        """Called when `at` puts an event before all others: a slice that was to run beyond it must
+        be cut short."""
+
+    @property
+    def now(self) -> int:
+        """Virtual ns since power-on, what the running slice has executed included."""
+        return self._time + self.progress()
+
+    def at(self, when: int, callback: Callable[[], None]) -> Event:
+        """Have `callback` called at `when` (ns; the past means: as soon as possible). O(log n).
+
+        The callback finds `now` at or after `when`, since time passes in whole instructions. One
+        that repeats itself must ask for a time later than `now` (see `next_expiry`).
+        """
+        event = Event(when, self._inserted, callback)
+        self._inserted += 1
+        earliest = self.next_event
+        heappush(self._queue, event)
+        if earliest is None or when < earliest:
+            self.on_earlier()
+        return event
+
+    def cancel(self, event: Event | None) -> None:
+        """Take an event back. One that has happened, was cancelled, or is None is left alone."""
+        if event is not None:
+            event.callback = None
+
+    @property
+    def next_event(self) -> int | None:
+        """When the next event is due (ns), or None when nothing is awaited."""
+        queue = self._queue
+        while queue and queue[0].callback is None:
+            heappop(queue)
+        return queue[0].when if queue else None
+
+    def run_due(self, now: int) -> None:
+        """Make `now` the time and call, in order of time and insertion, everything due by then.
+
+        What the callbacks themselves add waits for the next call even when it is due already, so
+        that this always ends. Raises ValueError if time would run backwards.
+        """
+        if now < self._time:
+            raise ValueError(f"time would run backwards, from {self._time} to {now} ns")
+        self._time = now
+        limit = self._inserted
+        late: list[Event] = []
+        queue = self._queue
+        while queue and queue[0].when <= now:
+            event = heappop(queue)
+            callback = event.callback
+            if callback is None:
+                continue
+            if event.sequence >= limit:
+                late.append(event)
+                continue
+            event.callback = None
+            callback()
+        for event in late:
+            heappush(queue, event)
+
+
+def _nothing() -> int:
+    return 0
+
+
+def _nothing_to_do() -> None:
+    pass

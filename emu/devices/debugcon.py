@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The debug console of Bochs and QEMU: what is written to port 0xe9 is shown.
+
+Reading gives 0xe9, by which a guest knows that it is there.
+"""
+
+from __future__ import annotations
+
+from emu.devices.bus import TextSink
+
+__all__ = ["DebugConsole"]
+
+READBACK = 0xE9
+
+
+class DebugConsole:
+    """A byte-wide port that prints. `sink` gets every byte at once."""
+
+    def __init__(self, sink: TextSink | None = None) -> None:
+        """Print to `sink`, or only to `text`."""
+        self._sink = sink
+        self._sent = bytearray()
+
+    @property
+    def text(self) -> str:
+        """Everything written so far; bytes that are not UTF-8 show as the replacement character."""
+        return self._sent.decode(encoding="utf-8", errors="replace")
+
+    def read(self, port: int, size: int) -> int:
+        """Return the signature."""
+        return READBACK
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """Print one byte."""
+        self._sent.append(value & 0xFF)
+        if self._sink is not None:
+            self._sink(bytes((value & 0xFF,)))

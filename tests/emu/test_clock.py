@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Virtual time and its event queue."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu.clock import (
+    NS_PER_SECOND,
+    PIT_RATE,
+    PM_TIMER_RATE,
+    RTC_RATE,
+    TSC_RATE,
+    Clock,
+    Rate,
+    next_expiry,
+)
+
+RATES = {"pit": PIT_RATE, "pm timer": PM_TIMER_RATE, "rtc": RTC_RATE, "tsc": TSC_RATE}
+
+
+def test_events_run_in_order_of_time_then_of_insertion():
+    clock, seen = Clock(), []
+    for when, name in ((30, "c"), (10, "a"), (30, "d"), (20, "b")):
+        clock.at(when, lambda name=name: seen.append(name))
+    clock.run_due(29)
+    assert seen == ["a", "b"]
+    clock.run_due(30)
+    assert seen == ["a", "b", "c", "d"]
+    assert clock.next_event is None
+
+
+def test_a_cancelled_event_neither_runs_nor_is_awaited():
+    clock, seen = Clock(), []
+    event = clock.at(10, lambda: seen.append(1))
+    clock.at(20, lambda: seen.append(2))
+    clock.cancel(event)
+    clock.cancel(event)
+    clock.cancel(None)
+    assert clock.next_event == 20
+    clock.run_due(20)
+    assert seen == [2]
+
+
+def test_an_event_may_cancel_another_that_is_due_at_the_same_time():
+    clock, seen = Clock(), []
+    clock.at(5, lambda: clock.cancel(victim))
+    victim = clock.at(5, lambda: seen.append("victim"))
+    clock.run_due(5)
+    assert seen == []
+
+
+def test_an_event_that_re_arms_itself_in_the_past_does_not_hang_the_host():
+    clock, runs = Clock(), []
+
+    def again() -> None:
+        runs.append(clock.now)
+        clock.at(0, again)
+
+    clock.at(0, again)
+    clock.run_due(7)
+    assert runs == [7]
+    assert clock.next_event == 0
+    clock.run_due(7)
+    assert runs == [7, 7]
+
+
+def test_now_includes_the_progress_of_the_running_slice():
+    clock = Clock()
+    clock.run_due(100)
+    clock.progress = lambda: 40
+    assert clock.now == 140
+
+
+def test_time_does_not_run_backwards():
+    clock = Clock()
+    clock.run_due(10)
+    with pytest.raises(ValueError, match="backwards"):
+        clock.run_due(9)
+
+
+def test_only_an_event_before_all_others_cuts_the_slice_short():
+    clock, calls = Clock(), []
+    clock.on_earlier = lambda: calls.append(clock.next_event)
+    clock.at(50, lambda: None)
+    clock.at(60, lambda: None)
+    clock.at(40, lambda: None)
+    assert calls == [50, 40]
+
+
+def test_an_event_armed_by_another_runs_in_its_turn():
+    clock, seen = Clock(), []
+    clock.at(10, lambda: clock.at(30, lambda: seen.append("late")))
+    clock.run_due(10)
+    assert clock.next_event == 30
+    clock.run_due(31)
+    assert seen == ["late"]
+
+
+@pytest.mark.parametrize("rate", RATES.values(), ids=RATES)
+@given(ticks=st.integers(0, 2**64))
+def test_a_tick_is_reached_at_its_first_nanosecond_and_not_before(rate: Rate, ticks):
+    ns = rate.ns(ticks)
+    assert rate.ticks(ns) == ticks
+    if ticks:
+        assert rate.ticks(ns - 1) == ticks - 1
+
+
+@given(ns=st.integers(0, 10**18))
+def test_three_acpi_ticks_are_one_pit_tick(ns):
+    assert PM_TIMER_RATE.ticks(ns) // 3 == PIT_RATE.ticks(ns)
+
+
+@pytest.mark.parametrize(
+    ("rate", "hertz"),
+    [(PIT_RATE, 1193181), (PM_TIMER_RATE, 3579545), (RTC_RATE, 32768), (TSC_RATE, 10**9)],
+    ids=RATES,
+)
+def test_a_second_of_each_rate(rate, hertz):
+    assert rate.ticks(NS_PER_SECOND) == hertz
+
+
+@given(st.integers(-1000, 1000), st.integers(1, 50), st.integers(-1000, 1000))
+def test_next_expiry_is_the_first_in_phase_after_now(start, period, after):
+    expiry = next_expiry(start, period, after)
+    assert expiry > after
+    assert expiry >= start
+    assert (expiry - start) % period == 0
+    assert expiry == start or expiry - period <= after
