@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Counters and tracepoints under KVM's names, and the wrapper that audits after every event.
+
+A counter is a plain attribute that its owner adds one to. A tracepoint is a callable or None; the
+one who would fire it looks first (``if trace is not None``), so one that is off costs a compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .api import Answer, Mmu, PagingRegisters
+
+Tracer = Callable[[str], None]
+"""Takes one line: the tracepoint's name, a colon, and what happened."""
+
+
+class Counters:
+    """What a memory management unit counts. KVM's names where KVM counts the same.
+
+    ========================= ====================================================================
+    pf_taken                  misses that the plug-in could not answer from what it had: walks
+    pf_fixed                  of these, answered after building or changing entries
+    pf_guest                  of these, the guest's own faults
+    pf_emulate                writes answered with the trap window
+    pf_spurious               of these, found to need nothing (the entry had appeared meanwhile)
+    mmu_cache_miss            shadow pages made
+    mmu_cache_hit             shadow pages found again by (gfn, role)
+    mmu_root_hit              roots found again on a CR3 load
+    mmu_shadow_zapped         shadow pages taken out
+    mmu_pte_write             writes to live guest tables
+    mmu_pde_zapped            entries zapped by these writes
+    mmu_flooded               shadow pages taken out for being written and not used
+    mmu_recycled              shadow pages taken out to make room
+    mmu_unsync                leaf tables now out of sync
+    tlb_flush                 TLB flushes that the plug-in asked for
+    invlpg                    INVLPGs noted
+    fills                     TLB misses answered or refused, all together
+    code_dropped              frames whose translated code was dropped because they were written
+    ========================= ====================================================================
+    """
+
+    __slots__ = (
+        "code_dropped",
+        "fills",
+        "invlpg",
+        "mmu_cache_hit",
+        "mmu_cache_miss",
+        "mmu_flooded",
+        "mmu_pde_zapped",
+        "mmu_pte_write",
+        "mmu_recycled",
+        "mmu_root_hit",
+        "mmu_shadow_zapped",
+        "mmu_unsync",
+        "pf_emulate",
+        "pf_fixed",
+        "pf_guest",
+        "pf_spurious",
+        "pf_taken",
+        "tlb_flush",
+    )
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+    if TYPE_CHECKING:
+        code_dropped: int
+        fills: int
+        invlpg: int
+        mmu_cache_hit: int
+        mmu_cache_miss: int
+        mmu_flooded: int
+        mmu_pde_zapped: int
+        mmu_pte_write: int
+        mmu_recycled: int
+        mmu_root_hit: int
+        mmu_shadow_zapped: int
+        mmu_unsync: int
+        pf_emulate: int
+        pf_fixed: int
+        pf_guest: int
+        pf_spurious: int
+        pf_taken: int
+        tlb_flush: int
+
+    def as_dict(self) -> dict[str, int]:
+        """Return all counters by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Audited:
+    """A plug-in that audits itself after every call which may have changed something.
+
+    Costs a look at every shadow page a call; what ``--audit`` switches on.
+    """
+
+    def __init__(self, mmu: Mmu) -> None:
+        self.inner = mmu
+        self.name = mmu.name
+        self.counters = mmu.counters
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def load(self, cpu: int, regs: PagingRegisters) -> None:
+        """As :meth:`Mmu.load`, then audit."""
+        self.inner.load(cpu, regs)
+        self.inner.check()
+
+    def translate(self, cpu: int, gva: int, access: int) -> Answer:
+        """As :meth:`Mmu.translate`, then audit."""
+        answer = self.inner.translate(cpu, gva, access)
+        self.inner.check()
+        return answer
+
+    def invlpg(self, cpu: int, gva: int) -> None:
+        """As :meth:`Mmu.invlpg`, then audit."""
+        self.inner.invlpg(cpu, gva)
+        self.inner.check()
+
+    def flushed(self, cpu: int) -> None:
+        """As :meth:`Mmu.flushed`, then audit."""
+        self.inner.flushed(cpu)
+        self.inner.check()
+
+    def written(self, gpa: int, size: int, source: str) -> None:
+        """As :meth:`Mmu.written`, then audit."""
+        self.inner.written(gpa, size, source)
+        self.inner.check()
+
+    def check(self) -> None:
+        """Audit now."""
+        self.inner.check()

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guest-physical memory: slots of RAM, ROM and MMIO, and who must hear of a write.
+
+A slot is a range of guest-physical addresses, a multiple of 4 KiB at a multiple of 4 KiB. RAM and
+ROM slots own one host buffer each, which the machine also gives to the engine that executes the
+guest, so a byte exists once. What lies in no slot is a hole: it reads as all ones and swallows
+writes, as an address on the bus does that no chip answers.
+
+Writes that come through here are told to the listeners once the bytes stand, whoever made them.
+Stores that the engine makes straight into RAM do not pass; the memory management unit sees to it
+that none of those is one that matters (it write-protects what it must hear of).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from intervaltree import IntervalTree
+
+from .arch import PAGE_OFFSET, PAGE_SHIFT, PAGE_SIZE
+
+WriteListener = Callable[[int, int, str], None]
+"""Called as ``listener(gpa, size, source)`` after a write to RAM."""
+
+
+class MemoryMapError(Exception):
+    """A slot that cannot be: misaligned, empty, too high, or over another one."""
+
+
+class MmioDevice(Protocol):
+    """A device with registers in guest-physical memory. Offsets count from its slot's start."""
+
+    def read(self, offset: int, size: int) -> int:
+        """Return ``size`` bytes (1, 2, 4 or 8) at ``offset``, little endian."""
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Take ``size`` bytes at ``offset``."""
+
+
+class Slot:
+    """A range of guest-physical memory: ``kind`` is ``"ram"``, ``"rom"`` or ``"mmio"``.
+
+    ``view`` is the slot's bytes and ``host`` their address in this process (RAM and ROM only).
+    """
+
+    __slots__ = ("_anchor", "_buffer", "device", "gpa", "host", "kind", "size", "view")
+
+    def __init__(self, kind: str, gpa: int, size: int, device: MmioDevice | None = None) -> None:
+        self.kind = kind
+        self.gpa = gpa
+        self.size = size
+        self.device = device
+        self.host = 0
+        self.view = memoryview(b"")
+        if device is None:
+            # An anonymous mapping costs host memory only where it is touched, on every system.
+            self._buffer = mmap.mmap(-1, size)
+            self.view = memoryview(self._buffer)
+            self._anchor = ctypes.c_char.from_buffer(self._buffer)
+            self.host = ctypes.addressof(self._anchor)
+
+    @property
+    def end(self) -> int:
+        """The first address behind the slot."""
+        return self.gpa + self.size
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.gpa:#x}-{self.end - 1:#x}>"
+
+
+class Memory:
+    """The guest-physical address space of one machine.
+
+    ``phys_bits`` bounds it: no slot may reach past ``1 << phys_bits``.
+
+    >>> memory = Memory()
+    >>> _ = memory.add_ram(0, 0x10000)
+    >>> memory.write(0x1ffe, 4, 0x11223344, "loader")
+    >>> hex(memory.read(0x2000, 2)), hex(memory.read(0x20000, 4))
+    ('0x1122', '0xffffffff')
+    """
+
+    def __init__(self, phys_bits: int = 40) -> None:
+        self.phys_bits = phys_bits
+        self.listeners: list[WriteListener] = []
+        self._slots = IntervalTree()
+        self._recent: Slot | None = None  # nearly always the slot of the next access too
+        self._tables32: dict[int, memoryview] = {}
+        self._tables64: dict[int, memoryview] = {}
+
+    # --- The map ------------------------------------------------------------------------------
+
+    def add_ram(self, gpa: int, size: int) -> Slot:
+        """Add ``size`` bytes of zeroed RAM at ``gpa``.
+
+        Raises:
+            MemoryMapError: not whole pages, out of range, or over another slot.
+        """
+        return self._add("ram", gpa, size)
+
+    def add_rom(self, gpa: int, data: bytes) -> Slot:
+        """Add read-only memory holding ``data``, padded to a whole page with ones."""
+        size = -(-len(data) // PAGE_SIZE) * PAGE_SIZE
+        slot = self._add("rom", gpa, size)
+        slot.view[:] = data.ljust(size, b"\xff")
+        return slot
+
+    def add_mmio(self, gpa: int, size: int, device: MmioDevice) -> Slot:
+        """Give the addresses from ``gpa`` to a device."""
+        return self._add("mmio", gpa, size, device)
+
+    def remove(self, slot: Slot) -> None:
+        """Take a slot away, leaving a hole. The caller drops what was derived from it first."""
+        self._slots.removei(slot.gpa, slot.end, slot)
+        self._recent = None
+        self._tables32.clear()
+        self._tables64.clear()
+
+    def _add(self, kind: str, gpa: int, size: int, device: MmioDevice | None = None) -> Slot:
+        if size <= 0 or (gpa | size) & PAGE_OFFSET:
+            raise MemoryMapError(f"{kind} at {gpa:#x}, {size:#x} bytes: not whole 4 KiB pages")
+        if gpa < 0 or gpa + size > 1 << self.phys_bits:
+            raise MemoryMapError(
+                f"{kind} at {gpa:#x}, {size:#x} bytes: past the {self.phys_bits} physical bits"
+            )
+        for other in self._slots.overlap(gpa, gpa + size):
+            raise MemoryMapError(f"{kind} at {gpa:#x}, {size:#x} bytes: over {other.data!r}")
+        slot = Slot(kind, gpa, size, device)
+        self._slots.addi(gpa, gpa + size, slot)
+        return slot
+
+    def slot_at(self, gpa: int) -> Slot | None:
+        """Return the slot that holds ``gpa``, or None for a hole. O(log n), O(1) if repeated."""
+        slot = self._recent
+        if slot is not None and slot.gpa <= gpa < slot.gpa + slot.size:
+            return slot
+        for interval in self._slots.at(gpa):
+            self._recent = slot = interval.data
+            return slot
+        return None
+
+    def slots(self) -> Iterator[Slot]:
+        """Yield the slots by rising address."""
+        return (interval.data for interval in sorted(self._slots))
+
+    def ram_bytes(self) -> int:
+        """Return how many bytes of RAM there are."""
+        return sum(slot.size for slot in self.slots() if slot.kind == "ram")
+
+    def top_of_ram(self) -> int:
+        """Return the first address behind the highest RAM slot, 0 without RAM."""
+        return max((slot.end for slot in self.slots() if slot.kind == "ram"), default=0)
+
+    # --- Reads and writes -----------------------------------------------------------------------
+
+    def read(self, gpa: int, size: int) -> int:
+        """Return ``size`` bytes (1, 2, 4 or 8) at ``gpa`` as a little-endian number."""
+        slot = self.slot_at(gpa)
+        if slot is not None and gpa + size <= slot.gpa + slot.size:
+            offset = gpa - slot.gpa
+            if slot.device is not None:
+                return slot.device.read(offset, size) & ((1 << (8 * size)) - 1)
+            return int.from_bytes(slot.view[offset : offset + size], "little")
+        if slot is None and self.slot_at(gpa + size - 1) is None:
+            return (1 << (8 * size)) - 1
+        return int.from_bytes(self.read_block(gpa, size), "little")
+
+    def write(self, gpa: int, size: int, value: int, source: str) -> None:
+        """Write ``size`` bytes (1, 2, 4 or 8) at ``gpa``; ROM and holes ignore it."""
+        slot = self.slot_at(gpa)
+        value &= (1 << (8 * size)) - 1
+        if slot is None or gpa + size > slot.gpa + slot.size:
+            self.write_block(gpa, value.to_bytes(size, "little"), source)
+        elif slot.device is not None:
+            slot.device.write(gpa - slot.gpa, size, value)
+        elif slot.kind == "ram":
+            offset = gpa - slot.gpa
+            slot.view[offset : offset + size] = value.to_bytes(size, "little")
+            for listener in self.listeners:
+                listener(gpa, size, source)
+
+    def read_block(self, gpa: int, size: int) -> bytes:
+        """Return ``size`` bytes at ``gpa``, over any number of slots; devices see byte reads."""
+        parts = []
+        for slot, start, length in self._pieces(gpa, size):
+            if slot is None:
+                parts.append(b"\xff" * length)
+            elif slot.device is not None:
+                first = start - slot.gpa
+                read = slot.device.read
+                parts.append(bytes(read(first + i, 1) & 0xFF for i in range(length)))
+            else:
+                first = start - slot.gpa
+                parts.append(bytes(slot.view[first : first + length]))
+        return b"".join(parts)
+
+    def write_block(self, gpa: int, data: bytes | memoryview, source: str) -> None:
+        """Write ``data`` at ``gpa``, over any number of slots; devices see byte writes."""
+        done = 0
+        for slot, start, length in self._pieces(gpa, len(data)):
+            piece = data[done : done + length]
+            done += length
+            if slot is None or slot.kind == "rom":
+                continue
+            first = start - slot.gpa
+            if slot.device is not None:
+                for i, byte in enumerate(piece):
+                    slot.device.write(first + i, 1, byte)
+                continue
+            slot.view[first : first + length] = piece
+            for listener in self.listeners:
+                listener(start, length, source)
+
+    def _pieces(self, gpa: int, size: int) -> Iterator[tuple[Slot | None, int, int]]:
+        """Yield (slot or None, gpa, length) for each stretch of a range in one slot or hole."""
+        end = gpa + size
+        while gpa < end:
+            slot = self.slot_at(gpa)
+            if slot is not None:
+                stop = min(end, slot.end)
+            else:
+                above = [i.begin for i in self._slots.overlap(gpa, end)]
+                stop = min(above, default=end)
+            yield slot, gpa, stop - gpa
+            gpa = stop
+
+    # --- Page tables ------------------------------------------------------------------------------
+
+    def table32(self, gfn: int) -> memoryview | None:
+        """Return a frame as 1,024 32-bit words, or None if it is not RAM or ROM. One look-up."""
+        table = self._tables32.get(gfn)
+        return table if table is not None else self._table(gfn, "I", self._tables32)
+
+    def table64(self, gfn: int) -> memoryview | None:
+        """Return a frame as 512 64-bit words, or None if it is not RAM or ROM. One look-up."""
+        table = self._tables64.get(gfn)
+        return table if table is not None else self._table(gfn, "Q", self._tables64)
+
+    def _table(self, gfn: int, word: str, known: dict[int, memoryview]) -> memoryview | None:
+        gpa = gfn << PAGE_SHIFT
+        slot = self.slot_at(gpa)
+        if slot is None or slot.device is not None:
+            return None
+        first = gpa - slot.gpa
+        page = slot.view[first : first + PAGE_SIZE]
+        known[gfn] = table = (page.toreadonly() if slot.kind == "rom" else page).cast(word)
+        return table
