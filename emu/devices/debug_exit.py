@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QEMU's isa-debug-exit: the guest writes a value, the run ends with exit code `(value << 1) | 1`.
+
+Where it sits and how many ports it takes is the user's choice (`iobase=`, `iosize=`).
+"""
+
+from __future__ import annotations
+
+from emu.devices.bus import Stop
+from emu.outcome import Kind
+
+__all__ = ["DebugExit"]
+
+
+class DebugExit:
+    """Ports that end the run. Put it on the bus with a width of `min(iosize, 4)`."""
+
+    def __init__(self, stop: Stop) -> None:
+        """Call `stop(Kind.GUEST_EXIT, value)` at the first write."""
+        self._stop = stop
+        self._done = False
+
+    def read(self, port: int, size: int) -> int:
+        """Return 0, as QEMU does."""
+        return 0
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """End the run. Of a write that the bus split, the first part counts."""
+        if not self._done:
+            self._done = True
+            self._stop(Kind.GUEST_EXIT, value)
