@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Boot sectors: 512 bytes ending in 55 AA, alone or as the first sector of a disk image.
+
+The sector goes to 0x7c00 and is entered in real mode with DL = 0x80, as a BIOS does; the whole
+image is that drive, served by INT 13h. A file that is no multiple of 512 bytes is padded, since
+assemblers write such files.
+"""
+
+from __future__ import annotations
+
+from emu.boot.layout import Placer
+from emu.boot.request import Boot, BootRequest
+from emu.errors import KernelError
+from emu.state import CpuState
+
+__all__ = ["FIRST_DISK", "is_boot_sector", "load"]
+
+SECTOR = 512
+FIRST_DISK = 0x80
+_ADDRESS = 0x7C00
+_SIGNATURE = b"\x55\xaa"
+
+
+def is_boot_sector(image: bytes) -> bool:
+    """Tell whether the first sector ends in 55 AA."""
+    return image[SECTOR - 2 : SECTOR] == _SIGNATURE
+
+
+def load(image: bytes, request: BootRequest) -> Boot:
+    """Load the first sector; see the module's text."""
+    if len(image) < SECTOR:
+        raise KernelError(f"truncated boot sector: {len(image)} bytes where {SECTOR} are needed")
+    if not is_boot_sector(image):
+        found = image[SECTOR - 2 : SECTOR].hex(" ")
+        raise KernelError(f"no boot sector: bytes 510 and 511 are {found}, not 55 aa")
+    for given, what in ((request.cmdline, "command line"), (request.modules, "module")):
+        if given:
+            request.warn(f"a boot sector is passed no {what}: it is ignored")
+    Placer(request.memory, request.reserved).put(_ADDRESS, image[:SECTOR], "the boot sector")
+    state = CpuState.real(0, _ADDRESS, sp=_ADDRESS, rdx=FIRST_DISK)
+    state.rflags = 0x202
+    disk = image + bytes(-len(image) % SECTOR)
+    return Boot(state, "bootsector", f"boot sector, disk of {len(disk) // SECTOR} sectors", disk)
