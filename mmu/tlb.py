@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the TLBs may hold: which frames are writable or executable somewhere, since which flush.
+
+Nobody can ask Unicorn what its TLB holds, so we remember what was granted and when. Time is
+counted in *epochs*: the epoch moves on once every vCPU's TLB has been emptied since it began. A
+grant of an older epoch is in no TLB any more. Epochs are small numbers that come round again; a
+stale one that looks fresh costs a needless flush and nothing else.
+
+On this rests the rule of translated code, *writable xor executable*. An engine checks stores
+against its translated code only through TLB entries that are executable and writable at once, and
+it does not know the other engines. So a frame may be writable in no TLB while it is executable in
+one, with one exception, the *checked* grant: writable and executable in the same entry, on the
+only vCPU that runs code from that frame. Such an entry makes every store take the engine's slow
+path, where it looks for translated code and handles self-modification to the instruction.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+from .api import MAP_EXEC, MAP_READ, MAP_WRITE, TlbHost
+from .arch import PAGE_SHIFT
+from .events import Counters
+from .memory import Memory
+
+EPOCHS = 128
+"""Epochs run from 1 to 127 and round; 0 stands for never."""
+
+
+class TlbTracker:
+    """The grants made to all TLBs of one machine, one byte a frame for each kind."""
+
+    def __init__(self, memory: Memory, host: TlbHost, cpus: int, counters: Counters) -> None:
+        self.host = host
+        self.cpus = cpus
+        self.counters = counters
+        self.epoch = 1
+        # A lone vCPU's flush ends the epoch. Of several, one may have been granted something in
+        # this epoch before its own flush and another after it: only the epoch before is over.
+        self._window = 1 if cpus == 1 else 2
+        self._everyone = (1 << cpus) - 1
+        self._flushed = 0
+        frames = 1 + max((s.end >> PAGE_SHIFT for s in memory.slots() if not s.device), default=0)
+        self.written_epoch = memoryview(mmap.mmap(-1, frames))
+        self.checked_epoch = memoryview(mmap.mmap(-1, frames))
+        self.fetched_epoch = memoryview(mmap.mmap(-1, frames))
+        """The epoch of the last EXEC grant, 0 if nothing translated from the frame is left."""
+        self._runners: dict[int, int] = {}  # gfn -> vCPUs that fetched from it (several only)
+
+    def is_held(self, epoch: int) -> bool:
+        """Return whether a grant made in ``epoch`` may still be in a TLB."""
+        return epoch != 0 and (self.epoch - epoch) % (EPOCHS - 1) < self._window
+
+    # --- Flushes ------------------------------------------------------------------------------
+
+    def flushed(self, cpu: int) -> None:
+        """Note that a vCPU's TLB is empty now."""
+        self._flushed |= 1 << cpu
+        if self._flushed == self._everyone:
+            self._flushed = 0
+            self.epoch = self.epoch % (EPOCHS - 1) + 1
+
+    def flush_all(self) -> None:
+        """Empty every TLB; nothing granted before is held afterwards."""
+        for cpu in range(self.cpus):
+            self.counters.tlb_flush += 1
+            self.host.flush_tlb(cpu)
+        self._flushed = 0
+        self.epoch = (self.epoch + self._window - 1) % (EPOCHS - 1) + 1
+
+    # --- Grants -------------------------------------------------------------------------------
+
+    def grant_write(self, cpu: int, gfn: int, executable: bool) -> int:
+        """Return the permissions for a write fill of a frame of RAM.
+
+        ``executable``: the same translation would also allow a fetch, now and at this privilege.
+        If the frame holds code that ran lately the entry is a checked one where that is allowed;
+        else the code is dropped everywhere and the frame counts as data.
+        """
+        fetched = self.fetched_epoch[gfn]
+        if fetched:
+            held = self.is_held(fetched)
+            if executable and held and self._runners.get(gfn, 1 << cpu) == 1 << cpu:
+                self.checked_epoch[gfn] = self.epoch
+                return MAP_READ | MAP_WRITE | MAP_EXEC
+            self.counters.code_dropped += 1
+            self.host.drop_code(gfn)
+            self.fetched_epoch[gfn] = 0
+            self._runners.pop(gfn, None)
+            if held:
+                self.flush_all()
+        self.written_epoch[gfn] = self.epoch
+        return MAP_READ | MAP_WRITE
+
+    def grant_exec(self, cpu: int, gfn: int) -> int:
+        """Return the permissions for a fetch fill of a frame of RAM; makes it writable nowhere."""
+        if self.is_held(self.written_epoch[gfn]):
+            self.flush_all()
+        self.written_epoch[gfn] = 0
+        if self.cpus > 1:
+            runners = self._runners.get(gfn, 0)
+            if runners | 1 << cpu != runners:
+                if runners and self.is_held(self.checked_epoch[gfn]):
+                    self.flush_all()
+                    self.checked_epoch[gfn] = 0
+                self._runners[gfn] = runners | 1 << cpu
+        self.fetched_epoch[gfn] = self.epoch
+        return MAP_READ | MAP_EXEC
+
+    def may_be_writable(self, gfn: int) -> bool:
+        """Return whether a TLB may let stores to this frame through unseen."""
+        return self.is_held(self.written_epoch[gfn]) or self.is_held(self.checked_epoch[gfn])
+
+    def protect(self, gfn: int) -> None:
+        """See to it that no TLB lets stores to this frame through."""
+        if self.may_be_writable(gfn):
+            self.flush_all()
+
+    def changed(self, gfn: int) -> None:
+        """Note a change of a frame's bytes that no engine saw: what was translated is void."""
+        if gfn < len(self.fetched_epoch) and self.fetched_epoch[gfn]:
+            self.counters.code_dropped += 1
+            self.host.drop_code(gfn)
+
+    def writable_and_executable(self) -> list[int]:
+        """Return the frames that break the rule: writable in one TLB, executable in another."""
+        return [
+            gfn
+            for gfn, epoch in enumerate(self.fetched_epoch)
+            if epoch and self.is_held(epoch) and self.is_held(self.written_epoch[gfn])
+        ]

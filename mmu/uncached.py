@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The plug-in that walks the guest's tables at every miss and remembers nothing.
+
+It is the yardstick for the shadow cache: what :mod:`mmu.walker` says, said slowly.
+"""
+
+from __future__ import annotations
+
+from .api import (
+    MAP_EXEC,
+    MAP_READ,
+    MAP_TRAP,
+    MAP_WRITE,
+    Answer,
+    PagingRegisters,
+    TlbHost,
+)
+from .arch import (
+    ACCESS_FETCH,
+    ACCESS_USER,
+    ACCESS_WRITE,
+    PAGE_SHIFT,
+    Features,
+)
+from .events import Counters
+from .memory import Memory
+from .tlb import TlbTracker
+from .walker import Context, Walk, set_accessed_dirty, walk
+
+
+class UncachedMmu:
+    """Walks at every miss. ``pool`` is accepted and means nothing: there are no shadow pages."""
+
+    name = "uncached"
+
+    def __init__(
+        self, memory: Memory, host: TlbHost, cpus: int, *, features: Features, pool: int = 0
+    ) -> None:
+        self.counters = Counters()
+        self.memory = memory
+        self.tlb = TlbTracker(memory, host, cpus, self.counters)
+        self.contexts = [Context(features) for _ in range(cpus)]
+
+    def load(self, cpu: int, regs: PagingRegisters) -> None:
+        """See :meth:`mmu.api.Mmu.load`."""
+        self.contexts[cpu].load(self.memory, regs)
+        self.tlb.flushed(cpu)
+
+    def translate(self, cpu: int, gva: int, access: int) -> Answer:
+        """See :meth:`mmu.api.Mmu.translate`. One walk."""
+        self.counters.fills += 1
+        self.counters.pf_taken += 1
+        memory = self.memory
+        context = self.contexts[cpu]
+        found = walk(memory, context, gva, access)
+        if found.fault is not None:
+            self.counters.pf_guest += 1
+            return found.fault
+        for gpa in set_accessed_dirty(memory, context, found):
+            self.tlb.changed(gpa >> PAGE_SHIFT)
+        self.counters.pf_fixed += 1
+        return grant(memory, self.tlb, context, cpu, found)
+
+    def invlpg(self, cpu: int, gva: int) -> None:
+        """See :meth:`mmu.api.Mmu.invlpg`."""
+        self.counters.invlpg += 1
+
+    def flushed(self, cpu: int) -> None:
+        """See :meth:`mmu.api.Mmu.flushed`."""
+        self.tlb.flushed(cpu)
+
+    def written(self, gpa: int, size: int, source: str) -> None:
+        """See :meth:`mmu.api.Mmu.written`. Only translated code can be out of date here."""
+        for gfn in range(gpa >> PAGE_SHIFT, (gpa + size - 1 >> PAGE_SHIFT) + 1):
+            self.tlb.changed(gfn)
+
+    def check(self) -> None:
+        """Nothing is remembered, so nothing can be wrong."""
+
+
+def grant(memory: Memory, tlb: TlbTracker, context: Context, cpu: int, found: Walk) -> int:
+    """Return the Mapping for a walk that succeeded, without any shadow page."""
+    gfn = found.frame
+    access = found.access
+    gpa = gfn << PAGE_SHIFT
+    slot = memory.slot_at(gpa)
+    if slot is None or slot.device is not None:
+        exec_too = MAP_EXEC if access & ACCESS_FETCH else 0
+        return gpa | MAP_READ | MAP_WRITE | exec_too | MAP_TRAP
+    if access & ACCESS_FETCH:
+        return gpa | tlb.grant_exec(cpu, gfn)
+    if not access & ACCESS_WRITE:
+        return gpa | MAP_READ
+    if slot.kind == "rom":
+        return gpa | MAP_READ | MAP_WRITE | MAP_TRAP
+    fetch = access & ACCESS_USER | ACCESS_FETCH
+    return gpa | tlb.grant_write(cpu, gfn, not context.denied[fetch] >> found.rights & 1)
