@@ -1,2 +1,77 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Toy kernels: sources, assembled images and what they print."""
+"""Toy kernels: sources, assembled images and what they print.
+
+Each guest is a test of one thing that an MMU, a processor or a board has to do right: it prints
+a short account over COM1, checks every value itself, and leaves through port 0xf4 with 0x10
+(process exit code 33), or with 0x11 (35) after a line that begins with FAIL.
+
+``load("hello")`` gives a Guest; ``GUESTS`` has them all in the order of the table below. The
+images are committed; ``python -m guests.build`` makes them again from ``src`` where
+keystone-engine works. Nothing here imports the assembler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["GUESTS", "PASSED", "Guest", "load"]
+
+PASSED = 33  # (0x10 << 1) | 1: what isa-debug-exit makes of the value 0x10
+_HERE = Path(__file__).parent
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """One shipped kernel.
+
+    ``boot`` is "multiboot" or "sector"; ``memory`` the bytes of RAM it is run with; ``cpus`` the
+    numbers of vCPUs whose output is the expected one; ``needs_smp`` says that it shows something
+    only with more than one of them (it passes with one as well).
+    """
+
+    name: str
+    title: str
+    shows: str
+    image: str
+    boot: str = "multiboot"
+    memory: int = 16 * _MIB
+    exit_code: int = PASSED
+    cpus: tuple[int, ...] = (1,)
+    needs_smp: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The assembled image."""
+        return _HERE / "images" / self.image
+
+    @property
+    def source(self) -> Path:
+        """The assembly source."""
+        return _HERE / "src" / f"{self.name}.asm"
+
+    @property
+    def expected(self) -> str:
+        """What it prints over COM1, newline at every line's end."""
+        return (_HERE / "expected" / f"{self.name}.txt").read_text(encoding="ascii")
+
+
+_TABLE = (
+    Guest(
+        "hello",
+        "says hello from a multiboot kernel",
+        "the multiboot hand-over: magic, memory map, flat segments, cleared bss, A20",
+        "hello.elf",
+    ),
+)
+
+GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}
+
+
+def load(name: str) -> Guest:
+    """The guest called ``name``; raises KeyError, whose text lists the names there are."""
+    try:
+        return GUESTS[name]
+    except KeyError:
+        raise KeyError(f"no guest {name!r}; there are: {', '.join(GUESTS)}") from None

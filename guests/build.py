@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Assemble the guests: ``python -m guests.build [--check] [--list] [NAME ...]``.
+
+Writes ``guests/images``; with ``--check`` compares and writes nothing. The images depend on the
+sources alone, byte for byte. Exit code 1: an image differs; 2: a source or the tools fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from guests import GUESTS, Guest, load
+from guests.asm import AssemblyError, Image, assemble, elf32
+from guests.encoder import keystone_problem
+
+
+def image_bytes(guest: Guest) -> tuple[bytes, Image]:
+    """The file that ``guest``'s source assembles to. Raises AssemblyError."""
+    image = assemble(guest.source, guest.source.parent)
+    return (elf32(image) if guest.path.suffix == ".elf" else image.data), image
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m guests.build", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="guests (default: all)")
+    parser.add_argument("--check", action="store_true", help="compare with the committed images")
+    parser.add_argument("--list", action="store_true", help="print addresses, bytes and sources")
+    options = parser.parse_args(arguments)
+    problem = keystone_problem()
+    if problem:
+        print(problem, file=sys.stderr)
+        return 2
+    try:
+        guests = [load(name) for name in options.names] or list(GUESTS.values())
+        differing = [guest for guest in guests if _build(guest, options.check, options.list)]
+    except KeyError as error:
+        print(error.args[0], file=sys.stderr)
+        return 2
+    except AssemblyError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 1 if differing else 0
+
+
+def _build(guest: Guest, check: bool, listing: bool) -> bool:
+    """Build or compare one guest; returns whether a comparison failed."""
+    data, image = image_bytes(guest)
+    if listing:
+        print(image.listing, end="")
+        return False
+    if check:
+        same = guest.path.is_file() and guest.path.read_bytes() == data
+        print(f"{guest.image}: {'as committed' if same else 'differs'}")
+        return not same
+    guest.path.parent.mkdir(exist_ok=True)
+    guest.path.write_bytes(data)
+    print(f"{guest.image}: {len(data)} bytes")
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
