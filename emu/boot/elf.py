@@ -58,18 +58,23 @@ def is_elf(image: bytes) -> bool:
     return image[:4] == b"\x7fELF"
 
 
-def _open(image: bytes) -> Any:
+def _damage() -> tuple[type[Exception], ...]:
+    """Return what pyelftools raises over damaged files, meant and unmeant."""
     from elftools.common.exceptions import ELFError
+
+    return (ELFError, ValueError, KeyError, AttributeError, OverflowError, OSError)
+
+
+def _open(image: bytes) -> Any:
     from elftools.elf.elffile import ELFFile
 
     try:
         return ELFFile(io.BytesIO(image))
-    except (ELFError, ValueError, KeyError, AttributeError, OSError) as error:
+    except _damage() as error:
         raise KernelError(f"truncated or damaged ELF file: {error or 'bad header'}") from error
 
 
 def _headers(elf: Any, offset: int, count: int, size: int, layout: Any, what: str) -> list[Any]:
-    from elftools.common.exceptions import ELFError
     from elftools.common.utils import struct_parse
 
     need = layout.sizeof()
@@ -77,7 +82,7 @@ def _headers(elf: Any, offset: int, count: int, size: int, layout: Any, what: st
         raise KernelError(f"damaged ELF file: {what} headers of {size} bytes, not {need}")
     try:
         return [struct_parse(layout, elf.stream, offset + i * size) for i in range(count)]
-    except (ELFError, ValueError, KeyError, OSError) as error:
+    except _damage() as error:
         raise KernelError(f"truncated ELF file: its {what} headers are not all there") from error
 
 
