@@ -117,13 +117,7 @@ def describe_error_code(error_code: int) -> str:
     'supervisor fetch, reserved bit'
     """
     who = "user" if error_code & PFERR_USER else "supervisor"
-    what = (
-        "fetch"
-        if error_code & PFERR_FETCH
-        else "write"
-        if error_code & PFERR_WRITE
-        else "read"
-    )
+    what = "fetch" if error_code & PFERR_FETCH else "write" if error_code & PFERR_WRITE else "read"
     if error_code & PFERR_RSVD:
         why = "reserved bit"
     elif error_code & PFERR_PK:

@@ -193,9 +193,7 @@ def bits(low: int, high: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def reserved_bits(
-    levels: Levels, level: int, large: bool, nxe: bool, features: Features
-) -> int:
+def reserved_bits(levels: Levels, level: int, large: bool, nxe: bool, features: Features) -> int:
     """Return the bits that must be zero in a present entry, as a mask (SDM tables 4-4 to 4-20).
 
     ``large``: the entry has PS = 1 at a level and in a state (CR4.PSE) where PS has a meaning.
@@ -224,9 +222,7 @@ def reserved_bits(
     return mask
 
 
-def rights_allow(
-    rights: int, access: int, *, wp: bool, smep: bool, smap: bool
-) -> bool:
+def rights_allow(rights: int, access: int, *, wp: bool, smep: bool, smap: bool) -> bool:
     """Return whether a present, well-formed translation lets ``access`` through (SDM 4.6.1).
 
     ``rights`` is a union of ``ACC_*``: what every entry of the path allows. The rules, for a

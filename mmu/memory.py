@@ -16,7 +16,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Literal, Protocol
 
 from intervaltree import IntervalTree
 
@@ -138,8 +138,9 @@ class Memory:
         if slot is not None and slot.gpa <= gpa < slot.gpa + slot.size:
             return slot
         for interval in self._slots.at(gpa):
-            self._recent = slot = interval.data
-            return slot
+            found: Slot = interval.data
+            self._recent = found
+            return found
         return None
 
     def slots(self) -> Iterator[Slot]:
@@ -239,12 +240,16 @@ class Memory:
         table = self._tables64.get(gfn)
         return table if table is not None else self._table(gfn, "Q", self._tables64)
 
-    def _table(self, gfn: int, word: str, known: dict[int, memoryview]) -> memoryview | None:
+    def _table(
+        self, gfn: int, word: Literal["I", "Q"], known: dict[int, memoryview]
+    ) -> memoryview | None:
         gpa = gfn << PAGE_SHIFT
         slot = self.slot_at(gpa)
         if slot is None or slot.device is not None:
             return None
         first = gpa - slot.gpa
         page = slot.view[first : first + PAGE_SIZE]
-        known[gfn] = table = (page.toreadonly() if slot.kind == "rom" else page).cast(word)
+        if slot.kind == "rom":
+            page = page.toreadonly()
+        known[gfn] = table = page.cast("B").cast(word)
         return table

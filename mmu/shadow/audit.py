@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The invariants as code. :func:`audit` looks at everything and raises on the first that fails.
+
+1. A frame with a non-metaphysical shadow page is mapped writable by no spte.
+2. Every present spte equals what a fresh walk gives, with its rights no wider; W only where the
+   guest's D is set.
+3. rmap and sptes name each other exactly; so do parents and children.
+4. A root in use is never recycled; a recycled page is reachable from nowhere.
+5. The pool never exceeds its bound.
+6. No frame is writable in one TLB and executable in another.
+
+For the second, no address is walked: every entry is held against the guest entry that it stands
+for, given what its page's role says of the levels above, and every upper entry must lead to the
+page that the guest entry asks for. By induction from the roots that is a walk of every address.
+
+It costs a look at every entry of every shadow page, and serves tests and ``--audit``. Nothing in
+the guest's tables is changed by it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from ..api import InvariantError
+from ..arch import (
+    ACC_ALL,
+    ACC_EXEC,
+    ACC_USER,
+    ACC_WRITE,
+    PAGE_SHIFT,
+    PT_DIRTY,
+    PT_NX,
+    PT_PAGE_SIZE,
+    PT_PKEY_SHIFT,
+    PT_PRESENT,
+    PT_WRITABLE,
+    Features,
+    Levels,
+    bits,
+    reserved_bits,
+)
+from .pool import (
+    SPTE_FRAME,
+    SPTE_NX,
+    SPTE_PKEY_SHIFT,
+    SPTE_PRESENT,
+    SPTE_TRAP,
+    SPTE_TRAP_WRITE,
+    SPTE_UPPER,
+    SPTE_USER,
+    SPTE_WRITABLE,
+    TABLE_ENTRIES,
+    ShadowPage,
+)
+from .role import (
+    NXE,
+    PSE,
+    ROLE_BITS,
+    SMAP_ANDNOT_WP,
+    SMEP_ANDNOT_WP,
+    WP,
+    describe_role,
+    gpte_of_spte,
+)
+
+if TYPE_CHECKING:
+    from ..memory import Memory
+    from .mmu import ShadowMmu
+
+
+def audit(mmu: ShadowMmu) -> None:
+    """Check all six invariants.
+
+    Raises:
+        InvariantError: one does not hold; the message says which, where, and both sides of it.
+    """
+    _check_write_protection(mmu)
+    _check_entries(mmu)
+    _check_reverse_map(mmu)
+    _check_roots(mmu)
+    _check_bound(mmu)
+    _check_code_rule(mmu)
+
+
+def _fail(number: int, mmu: ShadowMmu, what: str) -> NoReturn:
+    state = "; ".join(
+        f"vCPU {cpu}: {context.paging.mode.name} CR3 {context.paging.regs.cr3:#x}"
+        for cpu, context in enumerate(mmu.contexts)
+    )
+    raise InvariantError(f"invariant {number}: {what} [{len(mmu.pool)} pages; {state}]")
+
+
+def _check_write_protection(mmu: ShadowMmu) -> None:
+    words = mmu.words
+    for gfn in mmu.cache.tables:
+        for place in mmu.cache.rmap.places(gfn):
+            if words[place] & SPTE_WRITABLE:
+                _fail(1, mmu, f"table gfn {gfn:x} is writable by {_where(mmu, place)}")
+        if mmu.tlb.may_be_writable(gfn):
+            _fail(1, mmu, f"table gfn {gfn:x} may be writable in a TLB")
+
+
+def _check_entries(mmu: ShadowMmu) -> None:
+    memory = mmu.memory
+    features = mmu.contexts[0].paging.features
+    for page in mmu.pool:
+        entries = mmu.words[page.base : page.base + TABLE_ENTRIES].tolist()
+        for index, spte in enumerate(entries):
+            if spte:
+                wrong = _wrong_entry(mmu, memory, features, page, index, spte)
+                if wrong:
+                    _fail(2, mmu, f"{_where(mmu, page.base + index)}: {wrong}")
+    for cpu, context in enumerate(mmu.contexts):
+        first = mmu.pool.root_table(cpu)
+        for quarter in range(4):
+            spte = mmu.words[first + quarter]
+            if spte:
+                page = mmu.pool.page_of(spte)
+                wanted = mmu._directory_key(context, quarter)
+                if context.root_page is not None or wanted != (page.gfn, page.role):
+                    _fail(2, mmu, f"vCPU {cpu} root entry {quarter} leads to {page!r}")
+
+
+def _wrong_entry(
+    mmu: ShadowMmu,
+    memory: Memory,
+    features: Features,
+    page: ShadowPage,
+    index: int,
+    spte: int,
+) -> str:
+    """Return what is wrong with an entry, or an empty string."""
+    if not spte & SPTE_PRESENT:
+        return f"spte {spte:#x} is neither empty nor present"
+    if page.direct:
+        gfn = page.gfn + (index << 9 * (page.level - 1))
+        if page.level > 1:
+            return _wrong_child(mmu, spte, gfn, page.role - (1 << 3))
+        return _wrong_leaf(mmu, spte, gfn, page.access, True, page.role)
+    gpte = _guest_entry(memory, page, index)
+    if not gpte & PT_PRESENT:
+        return f"spte {spte:#x} present, guest entry {gpte:#x} not"
+    large = bool(
+        page.level > 1
+        and gpte & PT_PAGE_SIZE
+        and page.level <= (3 if page.glevels >= 4 and features.gbpages else 2)
+        and (page.glevels != 2 or page.role & PSE)
+    )
+    reserved = reserved_bits(
+        Levels(page.glevels), page.level, large, bool(page.role & NXE), features
+    )
+    if gpte & reserved:
+        return f"spte {spte:#x} present, guest entry {gpte:#x} has reserved bits"
+    rights = page.access & (gpte & (ACC_WRITE | ACC_USER) | _exec_right(page, gpte))
+    frame_mask = bits(PAGE_SHIFT, features.phys_bits - 1)
+    if page.level == 1:
+        if (spte >> SPTE_PKEY_SHIFT ^ _pkey(page, gpte)) & 15 and mmu.contexts[0].paging.pke:
+            return f"spte {spte:#x} has another key than guest entry {gpte:#x}"
+        gfn = (gpte & frame_mask) >> PAGE_SHIFT
+        return _wrong_leaf(mmu, spte, gfn, rights, bool(gpte & PT_DIRTY), page.role)
+    if large:
+        return _wrong_large(mmu, features, page, index, spte, gpte, rights)
+    child = mmu.pool.page_of(spte)
+    quadrant = index & 1 if page.glevels == 2 else 0
+    mode = page.role & ~(bits(3, 11))
+    role = mode | page.level - 1 << 3 | quadrant << 6 | rights << 9
+    if (child.gfn, child.role) != ((gpte & frame_mask) >> PAGE_SHIFT, role):
+        return f"leads to {child!r}, guest entry {gpte:#x} asks for {describe_role(0, role)}"
+    return ""
+
+
+def _guest_entry(memory: Memory, page: ShadowPage, index: int) -> int:
+    if page.glevels == 2:
+        words = memory.table32(page.gfn)
+        index = gpte_of_spte(index, page.level, page.quadrant)
+    else:
+        words = memory.table64(page.gfn)
+    return words[index] if words is not None else 0
+
+
+def _exec_right(page: ShadowPage, gpte: int) -> int:
+    return 0 if page.glevels != 2 and gpte & PT_NX else ACC_EXEC
+
+
+def _pkey(page: ShadowPage, gpte: int) -> int:
+    return gpte >> PT_PKEY_SHIFT if page.glevels >= 4 else 0
+
+
+def _wrong_large(
+    mmu: ShadowMmu,
+    features: Features,
+    page: ShadowPage,
+    index: int,
+    spte: int,
+    gpte: int,
+    rights: int,
+) -> str:
+    """Check an upper entry below which a large guest page is mapped in small ones."""
+    child = mmu.pool.page_of(spte)
+    if page.glevels == 2:
+        base = gpte & 0xFFC0_0000
+        if features.pse36:
+            base |= (gpte & bits(13, 20)) << 19
+        gfn = base >> PAGE_SHIFT | (index & 1) << 9
+    else:
+        gfn = (gpte & bits(12 + 9 * (page.level - 1), features.phys_bits - 1)) >> PAGE_SHIFT
+    if not child.direct or child.gfn != gfn or child.level != page.level - 1:
+        return f"leads to {child!r}, guest entry {gpte:#x} is a large page at gfn {gfn:x}"
+    return _wider(child.access, rights, bool(gpte & PT_DIRTY), page.role)
+
+
+def _wrong_child(mmu: ShadowMmu, spte: int, gfn: int, role: int) -> str:
+    child = mmu.pool.page_of(spte)
+    if (child.gfn, child.role) != (gfn, role):
+        return f"leads to {child!r}, not to {describe_role(gfn, role)}"
+    return ""
+
+
+def _wrong_leaf(mmu: ShadowMmu, spte: int, gfn: int, rights: int, dirty: bool, role: int) -> str:
+    if (spte & SPTE_FRAME) >> PAGE_SHIFT != gfn:
+        return f"spte {spte:#x} maps another frame than {gfn:x}"
+    slot = mmu.memory.slot_at(gfn << PAGE_SHIFT)
+    if bool(spte & SPTE_TRAP) != (slot is None or slot.device is not None):
+        return f"spte {spte:#x} has trap wrong for {slot!r}"
+    has = spte & SPTE_USER
+    if spte & (SPTE_WRITABLE | SPTE_TRAP_WRITE):
+        has |= ACC_WRITE
+    if not spte & SPTE_NX:
+        has |= ACC_EXEC
+    return _wider(has, rights, dirty, role)
+
+
+def _wider(has: int, rights: int, dirty: bool, role: int) -> str:
+    """Compare what an entry allows with what the guest's entries allow (see cr0.wp in role)."""
+    if has & ACC_WRITE and not dirty:
+        return "writable, but the guest's D is clear"
+    if has & ACC_WRITE and not rights & ACC_WRITE:
+        if role & WP:
+            return f"writable, guest rights are {rights}"
+        if rights & ACC_USER:
+            if role & SMAP_ANDNOT_WP:
+                return "a user page made a supervisor's under SMAP"
+            if has & ACC_EXEC and role & SMEP_ANDNOT_WP:
+                return "a user page made a supervisor's, executable under SMEP"
+            if has & ACC_USER:
+                return "writable through CR0.WP = 0 and still a user page"
+        rights |= ACC_WRITE
+    if has & ~rights & ACC_ALL:
+        return f"rights {has} are wider than the guest's {rights}"
+    return ""
+
+
+def _check_reverse_map(mmu: ShadowMmu) -> None:
+    words = mmu.words
+    noted = set(mmu.cache.rmap.items())
+    parents: dict[ShadowPage, set[int]] = {page: set() for page in mmu.pool}
+    found = set()
+    places = [p for cpu in range(mmu.pool.cpus) for p in range(cpu << 9, (cpu << 9) + 4)]
+    for page in mmu.pool:
+        if page.level > 1:
+            places += page.places
+            continue
+        for index, spte in enumerate(words[page.base : page.base + TABLE_ENTRIES].tolist()):
+            if spte & SPTE_PRESENT and not spte & SPTE_TRAP:
+                found.add(((spte & SPTE_FRAME) >> PAGE_SHIFT, page.base + index))
+    for place in places:
+        if words[place]:
+            parents[mmu.pool.page_of(words[place])].add(place)
+            if words[place] & 7 != SPTE_UPPER:
+                _fail(3, mmu, f"upper entry {words[place]:#x} at {_where(mmu, place)}")
+    for gfn, place in noted ^ found:
+        side = "rmap only" if (gfn, place) in noted else "spte only"
+        _fail(3, mmu, f"gfn {gfn:x} and {_where(mmu, place)}: {side}")
+    for page, places_found in parents.items():
+        if page.parents != places_found:
+            _fail(3, mmu, f"{page!r} has parents {page.parents}, led to by {places_found}")
+
+
+def _check_roots(mmu: ShadowMmu) -> None:
+    pins: dict[ShadowPage, int] = dict.fromkeys(mmu.pool, 0)
+    for cpu, context in enumerate(mmu.contexts):
+        root = context.root_page
+        if root is not None:
+            if root not in pins:
+                _fail(4, mmu, f"vCPU {cpu} runs on {root!r}, which is in the pool no more")
+            pins[root] += 1
+            if context.root != root.base:
+                _fail(4, mmu, f"vCPU {cpu} starts at {context.root}, not at {root!r}")
+    for page, wanted in pins.items():
+        if page.pins != wanted:
+            _fail(4, mmu, f"{page!r} is pinned {page.pins} times, run on by {wanted}")
+        if mmu.cache.find(page.gfn, page.role) is not page:
+            _fail(4, mmu, f"{page!r} is not found by its key")
+        if not page.direct and page not in mmu.cache.tables.get(page.gfn, ()):
+            _fail(4, mmu, f"{page!r} is not among the tables of its frame")
+    if len(mmu.cache.pages) != len(pins):
+        _fail(4, mmu, "there are keys without a page")
+    standing = sum(len(pages) for pages in mmu.cache.tables.values())
+    if standing != sum(not page.direct for page in pins):
+        _fail(4, mmu, "a recycled page still stands for a table")
+
+
+def _check_bound(mmu: ShadowMmu) -> None:
+    if len(mmu.pool) > mmu.pool.bound:
+        _fail(5, mmu, f"more than {mmu.pool.bound} shadow pages")
+
+
+def _check_code_rule(mmu: ShadowMmu) -> None:
+    for gfn in mmu.tlb.writable_and_executable():
+        _fail(6, mmu, f"gfn {gfn:x} is writable in a TLB and executable in one")
+
+
+def _where(mmu: ShadowMmu, place: int) -> str:
+    page = mmu.pool.page_at(place)
+    if page is None:
+        return f"root table of vCPU {place >> 9}, entry {place & 511}"
+    return f"{page!r} entry {place & 511}"
+
+
+__all__ = ["audit"]
+assert ROLE_BITS >= 17 and ACC_WRITE == PT_WRITABLE == SPTE_WRITABLE  # the layouts meet here

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Shadow pages and the bounded pool that they come from.
+
+All tables stand in one host buffer of 64-bit words, 512 a table, so that a compiled walker can
+follow them as hardware follows the tables that KVM writes. A *place* is the index of a word in
+that buffer: table ``n`` owns the places ``512 * n`` to ``512 * n + 511``. An entry (spte)::
+
+    63  62..59  58..52  51..12               11   10    9     2  1  0
+    NX  pkey    epoch   frame, or for an     -    trap  trap  U  W  P
+                        upper entry the           write
+                        table number
+
+U, W, P and NX (and pkey) mean what they mean to hardware with CR0.WP = 1 and EFER.NXE = 1.
+
+trap        the frame is no RAM: a device, or nothing. Every access goes to the host.
+trap write  the guest may write here, but the frame holds a guest page table (or is ROM): reads go
+            straight, writes go to the host.
+epoch       when a TLB was last answered from this entry (see mmu.tlb), 0 for never.
+
+The first ``cpus`` tables are the vCPUs' *root tables* for guests with 32-bit addresses (KVM's
+``pae_root``): four upper entries, one for each gigabyte. They are no shadow pages: they stand
+outside the bound, and the directories under them are ordinary pages. Guests with more levels run on
+a shadow page as root, which is *pinned* as long as a vCPU does.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+
+from ..api import PoolError
+from .role import access_of, describe_role, glevels_of, is_direct, level_of, quadrant_in
+
+SPTE_PRESENT = 1 << 0
+SPTE_WRITABLE = 1 << 1
+SPTE_USER = 1 << 2
+SPTE_TRAP = 1 << 9
+SPTE_TRAP_WRITE = 1 << 10
+SPTE_EPOCH_SHIFT = 52
+SPTE_EPOCH = 127 << SPTE_EPOCH_SHIFT
+SPTE_PKEY_SHIFT = 59
+SPTE_NX = 1 << 63
+SPTE_FRAME = (1 << 52) - (1 << 12)
+SPTE_UPPER = SPTE_PRESENT | SPTE_WRITABLE | SPTE_USER
+"""What an entry above the leaves carries: all rights, as the page below has them in its role."""
+
+TABLE_SHIFT = 9
+TABLE_ENTRIES = 1 << TABLE_SHIFT
+_EMPTY = memoryview(bytes(TABLE_ENTRIES * 8)).cast("Q")
+
+
+class ShadowPage:
+    """A shadow page: 512 entries from place ``base``, standing for (``gfn``, ``role``).
+
+    ``parents`` are the places of the upper entries that lead here; ``pins`` counts the vCPUs that
+    run on this page as root; ``writes`` counts guest writes to its table since it was last used.
+    """
+
+    __slots__ = (
+        "access",
+        "base",
+        "direct",
+        "gfn",
+        "glevels",
+        "level",
+        "parents",
+        "pins",
+        "quadrant",
+        "role",
+        "writes",
+    )
+
+    def __init__(self, gfn: int, role: int, base: int) -> None:
+        self.gfn = gfn
+        self.role = role
+        self.base = base
+        self.level = level_of(role)
+        self.glevels = glevels_of(role)
+        self.quadrant = quadrant_in(role)
+        self.direct = is_direct(role)
+        self.access = access_of(role)
+        self.parents: set[int] = set()
+        self.pins = 0
+        self.writes = 0
+
+    @property
+    def places(self) -> range:
+        """The places of this page's entries."""
+        return range(self.base, self.base + TABLE_ENTRIES)
+
+    def __repr__(self) -> str:
+        return f"<shadow page {describe_role(self.gfn, self.role)}>"
+
+
+class Pool:
+    """At most ``bound`` shadow pages, in the order of their last use, beside ``cpus`` root tables.
+
+    Raises:
+        PoolError: ``bound`` is less than one full path and the other vCPUs' roots need.
+    """
+
+    def __init__(self, bound: int, cpus: int, most_levels: int) -> None:
+        least = most_levels + cpus - 1
+        if bound < least:
+            raise PoolError(
+                f"{bound} shadow pages are too few: {cpus} vCPU(s) with up to {most_levels} "
+                f"levels need {least}"
+            )
+        self.bound = bound
+        self.cpus = cpus
+        # Touched by and by, so a large bound costs nothing until it is used.
+        self._buffer = mmap.mmap(-1, (cpus + bound) * TABLE_ENTRIES * 8)
+        self.words = memoryview(self._buffer).cast("Q")
+        self._fresh = cpus  # the first table never used so far
+        self._free: list[int] = []
+        self._by_use: dict[ShadowPage, None] = {}
+        self._by_table: dict[int, ShadowPage] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_use)
+
+    def __iter__(self) -> Iterator[ShadowPage]:
+        """Yield the pages, the longest unused first."""
+        return iter(self._by_use)
+
+    @property
+    def room(self) -> int:
+        """How many pages can be taken before one must be recycled."""
+        return self.bound - len(self._by_use)
+
+    def root_table(self, cpu: int) -> int:
+        """Return the first place of a vCPU's root table."""
+        return cpu << TABLE_SHIFT
+
+    def is_root_place(self, place: int) -> bool:
+        """Return whether a place lies in a vCPU's root table."""
+        return place >> TABLE_SHIFT < self.cpus
+
+    def take(self, gfn: int, role: int) -> ShadowPage:
+        """Return a new page with all entries empty; there must be room."""
+        if self._free:
+            table = self._free.pop()
+            base = table << TABLE_SHIFT
+            self.words[base : base + TABLE_ENTRIES] = _EMPTY
+        else:
+            table = self._fresh
+            self._fresh += 1
+            base = table << TABLE_SHIFT
+        page = ShadowPage(gfn, role, base)
+        self._by_use[page] = None
+        self._by_table[table] = page
+        return page
+
+    def give_back(self, page: ShadowPage) -> None:
+        """Take a page that nothing leads to any more out of the pool."""
+        del self._by_use[page]
+        table = page.base >> TABLE_SHIFT
+        del self._by_table[table]
+        self._free.append(table)
+
+    def touch(self, page: ShadowPage) -> None:
+        """Note a use. Two dict operations."""
+        del self._by_use[page]
+        self._by_use[page] = None
+
+    def page_of(self, spte: int) -> ShadowPage:
+        """Return the page that a present upper entry leads to."""
+        return self._by_table[(spte & SPTE_FRAME) >> 12]
+
+    def page_at(self, place: int) -> ShadowPage | None:
+        """Return the page that owns a place; None for a root table or a free table."""
+        return self._by_table.get(place >> TABLE_SHIFT)
+
+    def oldest_unpinned(self) -> ShadowPage:
+        """Return the longest unused page that is no vCPU's root."""
+        for page in self._by_use:
+            if not page.pins:
+                return page
+        raise PoolError("every shadow page is a root in use")  # excluded by the least bound
+
+
+def upper_spte(page: ShadowPage) -> int:
+    """Return an upper entry that leads to ``page``."""
+    return SPTE_UPPER | (page.base >> TABLE_SHIFT) << 12
