@@ -64,6 +64,13 @@ _TABLE = (
         "the multiboot hand-over: magic, memory map, flat segments, cleared bss, A20",
         "hello.elf",
     ),
+    Guest(
+        "pd_as_pt",
+        "page directories that are page tables too",
+        "recursive slots (32-bit, PAE, long mode), a directory as another's table, "
+        "a large page that is a small one as well, edits through the windows",
+        "pd_as_pt.elf",
+    ),
 )
 
 GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}

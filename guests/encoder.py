@@ -3,8 +3,9 @@
 
 keystone-engine 0.9.2 (LLVM) cannot be trusted with operand size where the default differs from
 32 bits: in 16-bit code it pushes and returns with 32 bits, in 32-bit code it gives LGDT a 24-bit
-base and a far jump a 16-bit offset; an instruction that it half understands assembles to
-nothing, in silence. So prefixes, branches, far transfers, string and stack instructions and the
+base, a far jump a 16-bit offset and PUSH DS two bytes; in 64-bit code some absolute addresses
+come out as distances; an instruction that it half understands assembles to nothing, in silence.
+So prefixes, branches, far transfers, string and stack instructions and the
 descriptor-table loads are encoded here, and an empty answer is an error.
 """
 
@@ -74,7 +75,12 @@ _SYSTEM = {
     "pushfq": b"\x9c",
     "popfq": b"\x9d",
 }
+# PUSH and POP of a segment register: the opcode of PUSH, POP is one more.
+_SEGMENTS = {"es": b"\x06", "cs": b"\x0e", "ss": b"\x16", "ds": b"\x1e"}
+_SEGMENTS |= {"fs": b"\x0f\xa0", "gs": b"\x0f\xa8"}
 _TABLES = ("lgdt", "lidt", "sgdt", "sidt")
+# Absolute addresses are made RIP-relative in 64-bit code: keystone forgets that for MOV r64, [m].
+_RELATIVE = "0x5ca1ab1e"
 _REGISTER = re.compile(
     r"(?:[abcd][lhx]|[sb]pl?|[sd]il?|[er]?(?:[abcd]x|[sb]p|[sd]i)|r(?:[89]|1[0-5])[bwd]?|[c-gs]s"
     r"|[cd]r\d+|st\d?|mm[0-7]|xmm\d+|[er]?ip)$"
@@ -122,7 +128,8 @@ class Encoder:
 
     def __init__(self) -> None:
         """Nothing is known yet."""
-        self._known: dict[tuple[int, int, str], bytes] = {}
+        self._known: dict[tuple[int, str], bytes] = {}
+        self._target = 0
 
     def encode(self, text: str, bits: int, address: int, lookup: Lookup, wide: bool) -> bytes:
         """The bytes of one instruction.
@@ -145,6 +152,9 @@ class Encoder:
         branch = self._branch(mnemonic, operands, bits, address, lookup, wide)
         if branch is not None:
             return branch
+        if mnemonic in ("push", "pop") and rest.lower() in _SEGMENTS:
+            push = _SEGMENTS[rest.lower()]
+            return push if mnemonic == "push" else push[:-1] + bytes([push[-1] + 1])
         if mnemonic == "push" and len(operands) == 1 and bits == 16:
             pushed = self._push16(operands[0], lookup)
             if pushed is not None:
@@ -152,7 +162,9 @@ class Encoder:
         if mnemonic == "ret" and operands:
             return b"\xc2" + _integer(evaluate(operands[0], lookup), 2)
         written = ", ".join(self._operand(o, bits, lookup) for o in operands)
-        code = self._ask(f"{mnemonic} {written}".strip(), bits, address)
+        code = self._ask(f"{mnemonic} {written}".strip(), bits)
+        if _RELATIVE in written:
+            return self._relative(code, address)
         return code[1:] if mnemonic in _TABLES and code[0] == 0x66 else code
 
     @staticmethod
@@ -251,8 +263,7 @@ class Encoder:
             return text.lower()
         return _number(evaluate(text, lookup))
 
-    @staticmethod
-    def _memory(text: str, bits: int, lookup: Lookup) -> str:
+    def _memory(self, text: str, bits: int, lookup: Lookup) -> str:
         """``segment:[base+index*scale+displacement]`` with the displacement summed up."""
         segment = ""
         if ":" in text:
@@ -274,6 +285,11 @@ class Encoder:
         value = evaluate(rest, lookup) if rest else 0
         if bits == 16 and not registers and not 0 <= value <= 0xFFFF:
             raise EncodingError(f"{value:#x} does not fit a 16-bit address")
+        if not registers and bits == 64:
+            if segment:
+                raise EncodingError("no absolute address behind a segment in 64-bit code")
+            self._target = value
+            return f"[rip+{_RELATIVE}]"
         if not registers:
             return f"{segment}[{value & ((1 << bits) - 1):#x}]"
         if bits == 32:
@@ -281,16 +297,21 @@ class Encoder:
         shown = f"{value:+#x}" if value else ""
         return f"{segment}[{'+'.join(registers)}{shown}]"
 
-    def _ask(self, text: str, bits: int, address: int) -> bytes:
-        # Only RIP-relative encodings depend on the address.
-        key = (bits, address if bits == 64 and "[0x" in text else 0, text)
-        code = self._known.get(key)
+    def _relative(self, code: bytes, address: int) -> bytes:
+        """``code`` with the distance to the target where the placeholder stands."""
+        placeholder = int(_RELATIVE, 16).to_bytes(4, "little")
+        if code.count(placeholder) != 1:
+            raise EncodingError("no place for the distance")
+        return code.replace(placeholder, _signed(self._target - (address + len(code)), 4))
+
+    def _ask(self, text: str, bits: int) -> bytes:
+        code = self._known.get((bits, text))
         if code is None:
             try:
-                answer, _ = _keystone(bits).asm(text, address)
+                answer, _ = _keystone(bits).asm(text, 0)
             except Exception as error:
                 raise EncodingError(f"keystone: {error}") from None
-            code = self._known[key] = bytes(answer or [])
+            code = self._known[bits, text] = bytes(answer or [])
         if not code:
             raise EncodingError(f"keystone makes nothing of {text!r}")
         return code
