@@ -71,6 +71,13 @@ _TABLE = (
         "a large page that is a small one as well, edits through the windows",
         "pd_as_pt.elf",
     ),
+    Guest(
+        "quadrants",
+        "32-bit paging in all four gigabytes and both halves of a table",
+        "every edit changes one page or one slot of 48 around all seams; one table in four "
+        "gigabytes, with rights of its own in each; 8-byte stores over a seam",
+        "quadrants.bin",
+    ),
 )
 
 GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}

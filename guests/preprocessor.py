@@ -81,7 +81,16 @@ class Preprocessor:
     def _read(self, path: Path) -> list[Line]:
         text = path.read_text(encoding="ascii")
         name = path.relative_to(self._root).as_posix()
-        return [Line(strip_comment(t), name, n) for n, t in enumerate(text.splitlines(), 1)]
+        lines: list[Line] = []
+        continued = ""
+        for number, raw in enumerate(text.splitlines(), 1):
+            stripped = strip_comment(raw)
+            if stripped.endswith("\\"):
+                continued += stripped[:-1]
+                continue
+            lines.append(Line(continued + stripped, name, number))
+            continued = ""
+        return lines
 
     # -- blocks ---------------------------------------------------------------------------
 
