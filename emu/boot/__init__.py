@@ -5,11 +5,13 @@ What the machine does, in this order:
 
     from emu.boot import Bios, BootRequest, load
     bios = Bios(tables)                # ROM at 0xf0000; tables: {gpa: bytes} of ACPI, MP, ...
+                                       # that want to lie in 0xf2000-0xfdfff
     bios.install(memory)               # the ROM slot, interrupt vectors and BIOS data area
     boot = load(image, BootRequest(memory, cmdline=..., modules=...))
     vcpu.set_state(boot.state)
     bios.attach(host)                  # its port on the bus, PIC and PIT as a BIOS leaves them
-    bios.disks[0x80] = disk            # any drives, `Disk` of emu.boot.request
+    bios.insert(0x80, disk)            # any drives, `Disk` of emu.boot.request; `boot.disk_image`
+                                       # is to be one: emu.boot.MemoryDisk(boot.disk_image)
 
 `load` raises `KernelError` with one line that says what is wrong with the image and what to do.
 Memory is written with source "loader" only. `BiosHost` in `emu.boot.bios` says what `host` is.
@@ -17,7 +19,7 @@ Memory is written with source "loader" only. `BiosHost` in `emu.boot.bios` says 
 
 from __future__ import annotations
 
-from emu.boot.bios import Bios, BiosHost
+from emu.boot.bios import Bios, BiosHost, MemoryDisk
 from emu.boot.detect import detect, load
 from emu.boot.request import FORMATS, Boot, BootRequest, Disk, Module
 
@@ -28,6 +30,7 @@ __all__ = [
     "Boot",
     "BootRequest",
     "Disk",
+    "MemoryDisk",
     "Module",
     "detect",
     "load",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Boot sectors: 512 bytes ending in 55 AA, alone or as the first sector of a disk image.
 
-The sector goes to 0x7c00 and is entered in real mode with DL = 0x80, as a BIOS does; the whole
-image is that drive, served by INT 13h. A file that is no multiple of 512 bytes is padded, since
+The sector goes to 0x7c00 and is entered in real mode with the drive's number in DL, as a BIOS
+does; the whole image is that drive, served by INT 13h. A file that is no multiple of 512 bytes is padded, since
 assemblers write such files.
 """
 
@@ -13,10 +13,9 @@ from emu.boot.request import Boot, BootRequest
 from emu.errors import KernelError
 from emu.state import CpuState
 
-__all__ = ["FIRST_DISK", "is_boot_sector", "load"]
+__all__ = ["is_boot_sector", "load"]
 
 SECTOR = 512
-FIRST_DISK = 0x80
 _ADDRESS = 0x7C00
 _SIGNATURE = b"\x55\xaa"
 
@@ -37,7 +36,7 @@ def load(image: bytes, request: BootRequest) -> Boot:
         if given:
             request.warn(f"a boot sector is passed no {what}: it is ignored")
     Placer(request.memory, request.reserved).put(_ADDRESS, image[:SECTOR], "the boot sector")
-    state = CpuState.real(0, _ADDRESS, sp=_ADDRESS, rdx=FIRST_DISK)
+    state = CpuState.real(0, _ADDRESS, sp=_ADDRESS, rdx=request.drive)
     state.rflags = 0x202
     disk = image + bytes(-len(image) % SECTOR)
     return Boot(state, "bootsector", f"boot sector, disk of {len(disk) // SECTOR} sectors", disk)

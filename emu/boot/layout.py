@@ -36,7 +36,9 @@ E820_RESERVED = 2
 
 EBDA = 0x9FC00
 _LOW_END = 0xA0000
+_LOWEST = 0x9000  # below lie what kernels use without asking: AP trampolines, boot sectors
 _ONE_MIB = 0x100000
+_4_GIB = 1 << 32
 _FIRMWARE_WRITES_END = _ONE_MIB  # above it, RAM is still as it was at power-on: zero
 
 
@@ -164,8 +166,8 @@ class Placer:
         """Tell whether `claim` would take `size` bytes at `gpa`."""
         return any(_holds(piece, Range(gpa, size, E820_RAM)) for piece in self._free)
 
-    def find(self, size: int, what: str, *, align: int = 16, low: int = 0x1000, high: int = 1 << 32,
-             top: bool = False) -> int:  # fmt: skip
+    def find(self, size: int, what: str, *, align: int = 16, low: int = _LOWEST,
+             high: int = _4_GIB, top: bool = False) -> int:  # fmt: skip
         """Claim `size` bytes anywhere in [low, high) and return where; the highest place if `top`.
 
         Raises KernelError if there is no such room.
@@ -180,7 +182,7 @@ class Placer:
         self._take(Range(gpa, size, E820_RAM), what)
         return gpa
 
-    def room(self, size: int, *, align: int = 16, low: int = 0x1000, high: int = 1 << 32) -> bool:
+    def room(self, size: int, *, align: int = 16, low: int = _LOWEST, high: int = _4_GIB) -> bool:
         """Tell whether `find` would find a place."""
         return any(True for _ in self._places(size, align, low, high, False))
 
@@ -191,8 +193,8 @@ class Placer:
             if start + size <= end:
                 yield (end - size) & -align if top else start
 
-    def add(self, data: bytes, what: str, *, align: int = 16, low: int = 0x1000,
-            high: int = 1 << 32) -> int:  # fmt: skip
+    def add(self, data: bytes, what: str, *, align: int = 16, low: int = _LOWEST,
+            high: int = _4_GIB) -> int:  # fmt: skip
         """Write `data` wherever there is room in [low, high) and return where."""
         gpa = self.find(len(data), what, align=align, low=low, high=high)
         self.memory.write_block(gpa, data, "loader")

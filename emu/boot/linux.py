@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from emu.boot.layout import Placer, Range, align_up, pack_e820
+from emu.boot.layout import EBDA, Placer, Range, align_up, pack_e820
 from emu.boot.request import Boot, BootRequest
 from emu.errors import KernelError
 from emu.state import ATTR_CODE32, ATTR_DATA32, SEGMENTS, CpuState, Segment, Table
@@ -34,6 +34,8 @@ _PAGE = 4096
 _INITRD_MAX_DEFAULT = 0x37FFFFFF
 _CMDLINE_DEFAULT = 255
 _E820_MAX = 128
+# Above what kernels put into low memory themselves: AP trampolines, memtest86+ its own copy.
+_LOW_ROOM = 0x80000
 
 # The zero page (Documentation/arch/x86/zero-page.rst), what is not in the setup header.
 _SCREEN_INFO = 0x000
@@ -129,7 +131,7 @@ def load(image: bytes, request: BootRequest) -> Boot:
         raise KernelError(
             f"the command line has {len(cmdline)} bytes, this kernel takes {header.cmdline_size}"
         )
-    where = {"low": 0x10000, "high": 0xA0000}
+    where = {"low": _LOW_ROOM, "high": EBDA}
     struct.pack_into("<I", page, 0x228, placer.add(cmdline + b"\0", "the command line", **where))
     zero_page = placer.add(bytes(page), "the zero page", align=_PAGE, **where)
     state = _start_state(start, zero_page, placer)
@@ -189,7 +191,7 @@ def _start_state(start: int, zero_page: int, placer: Placer) -> CpuState:
     """Return the 32-bit entry state: flat __BOOT_CS and __BOOT_DS, ESI = zero page, IF clear."""
     entries = (0, 0, 0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF)
     gdt = placer.add(struct.pack("<4Q", *entries), "the GDT")
-    stack = align_up(placer.find(_PAGE, "the stack", low=0x10000, high=0xA0000) + _PAGE - 16, 16)
+    stack = align_up(placer.find(_PAGE, "the stack", low=_LOW_ROOM, high=EBDA) + _PAGE - 16, 16)
     state = CpuState.flat32(start, esp=stack)
     state.gprs["rsi"] = zero_page
     data = Segment(BOOT_DS, 0, 0xFFFF_FFFF, ATTR_DATA32)

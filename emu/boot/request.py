@@ -39,8 +39,8 @@ class BootRequest:
     """Everything about a run that a loader may need.
 
     `memory` has all its slots, firmware ROM and tables included. `name` is what the kernel sees as
-    argv[0]. `address` and `entry` (guest-physical) are for flat images only. `reserved` are
-    (gpa, size, E820 type) of RAM that the board keeps for itself, `rsdp` the bytes of the ACPI
+    argv[0]. `address` and `entry` (guest-physical) are for flat images only, `drive` (0x80 the
+    first hard disk, 0 the first floppy) is where a boot sector comes from. `reserved` are (gpa, size, E820 type) of RAM that the board keeps for itself, `rsdp` the bytes of the ACPI
     root pointer if there is one and `rsdp_gpa` where it lies. `warn` is told what was ignored.
     """
 
@@ -51,6 +51,7 @@ class BootRequest:
     format: str = "auto"
     address: int | None = None
     entry: int | None = None
+    drive: int = 0x80
     reserved: Sequence[tuple[int, int, int]] = ()
     rsdp: bytes = b""
     rsdp_gpa: int = 0

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The firmware: a ROM of small stubs whose services are written in Python.
+
+    rom.py       the stubs, and how they ask
+    call.py      the caller's registers and memory
+    video.py     INT 10h
+    disk.py      INT 13h
+    system.py    INT 11h, 12h, 14h, 15h, 1Ah
+    keyboard.py  INT 09h, 16h
+
+There is firmware under every kernel, as there is on a real board: multiboot kernels read the BIOS
+data area, and some go back to real mode to call it. What a service does not know it refuses with CF
+set (and AH = 86h), and says so in the log once. Addresses of buffers are segment:offset without
+paging: a caller in VM86 mode has to have them mapped one to one.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Mapping, Sequence
+
+from emu.boot.bios.call import BDA, BiosHost, Call
+from emu.boot.bios.disk import Disks, MemoryDisk
+from emu.boot.bios.keyboard import Keyboard
+from emu.boot.bios.rom import (
+    HARDWARE_VECTORS,
+    ROM_BASE,
+    SERVICE_PORT,
+    VECTORS,
+    build_rom,
+    stub_offset,
+    vector_of,
+)
+from emu.boot.bios.system import System
+from emu.boot.bios.video import Video
+from emu.boot.layout import EBDA
+from emu.boot.request import Disk
+from mmu.memory import Memory
+
+__all__ = ["SERVICE_PORT", "Bios", "BiosHost", "Call", "MemoryDisk"]
+
+_UNSUPPORTED = 0x86
+_FREE_VECTORS = range(0x60, 0x68)  # left to programs
+
+# The BIOS data area as it stands after power-on self-test: offset, struct format, values.
+_DATA_AREA = (
+    (0x00, "<H", 0x3F8),  # COM1
+    (0x0E, "<H", EBDA >> 4),
+    (0x10, "<H", 0x0222),  # equipment: FPU, 80x25 colour, one serial port
+    (0x13, "<H", EBDA >> 10),
+    (0x1A, "<HH", 0x1E, 0x1E),  # keyboard ring: head, tail
+    (0x49, "<BHHH", 3, 80, 0x1000, 0),  # video mode, columns, page size, page start
+    (0x60, "<HBHB", 0x0607, 0, 0x3D4, 0x29),  # cursor shape, active page, CRTC port, mode control
+    (0x80, "<HH", 0x1E, 0x3E),  # keyboard ring: start, end
+    (0x84, "<BHBB", 24, 16, 0x60, 0xF9),  # last row, character height, EGA information
+)
+_EQUIPMENT = 0x10
+_FLOPPIES_PRESENT = 1
+_HARD_DISKS = 0x75
+
+# (port, value): the 8259 pair at vectors 08h and 70h, IRQs masked as SeaBIOS leaves them; the
+# 8254's channel 0 at 18.2 Hz.
+_BOARD = (
+    (0x20, 0x11),
+    (0x21, HARDWARE_VECTORS[0]),
+    (0x21, 0x04),
+    (0x21, 0x01),
+    (0xA0, 0x11),
+    (0xA1, HARDWARE_VECTORS[8]),
+    (0xA1, 0x02),
+    (0xA1, 0x01),
+    (0x21, 0xB8),
+    (0xA1, 0x8E),
+    (0x43, 0x34),
+    (0x40, 0x00),
+    (0x40, 0x00),
+)
+
+_log = logging.getLogger("shadowcorn.bios")
+
+
+class Bios:
+    """The firmware of one machine. `install` before the kernel is loaded, `attach` afterwards."""
+
+    def __init__(self, tables: Mapping[int, bytes] | None = None,
+                 reserved: Sequence[tuple[int, int, int]] = ()) -> None:  # fmt: skip
+        """Put `tables` (gpa: bytes, in 0xf2000-0xfdfff) into the ROM.
+
+        `reserved` are (gpa, size, E820 type) of RAM that the board keeps, as in `BootRequest`.
+        """
+        self.rom = build_rom(tables)
+        self.disks: dict[int, Disk] = {}
+        """By drive number, 0x80 the first hard disk; may be filled after `install`."""
+        self._host: BiosHost | None = None
+        self._refused: set[tuple[int, int]] = set()
+        self._disks = Disks(self.disks)
+        self._video = Video()
+        self._keyboard = Keyboard()
+        self._system = System(reserved)
+
+    def install(self, memory: Memory) -> None:
+        """Add the ROM slot; write interrupt vectors, BIOS data area and extended data area."""
+        memory.add_rom(ROM_BASE, self.rom)
+        for vector in VECTORS:
+            if vector not in _FREE_VECTORS:
+                entry = stub_offset(vector) | (ROM_BASE >> 4) << 16
+                memory.write(4 * vector, 4, entry, "loader")
+        for offset, layout, *values in _DATA_AREA:
+            memory.write_block(BDA + offset, struct.pack(layout, *values), "loader")
+        memory.write(EBDA, 1, 1, "loader")  # its size in KiB
+
+    def attach(self, host: BiosHost) -> None:
+        """Add the service port to the bus and leave PIC and PIT as a BIOS leaves them."""
+        self._host = host
+        host.ports.add(SERVICE_PORT, SERVICE_PORT, self)
+        for port, value in _BOARD:
+            host.ports.write(port, 1, value)
+
+    def insert(self, number: int, disk: Disk) -> None:
+        """Make `disk` drive `number` (0 the first floppy, 0x80 the first hard disk)."""
+        self.disks[number] = disk
+        host = self._host
+        if host is None:
+            return
+        memory = host.memory
+        hard = sum(drive >= 0x80 for drive in self.disks)
+        memory.write(BDA + _HARD_DISKS, 1, hard, "loader")
+        if hard < len(self.disks):
+            equipment = memory.read(BDA + _EQUIPMENT, 2) | _FLOPPIES_PRESENT
+            memory.write(BDA + _EQUIPMENT, 2, equipment, "loader")
+
+    # --- The service port -----------------------------------------------------------------------
+
+    def read(self, port: int, size: int) -> int:
+        """Return all ones: the port is for asking only."""
+        return 0xFF
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """Serve the stub whose OUT this is; an OUT from anywhere else does nothing."""
+        if self._host is None:
+            return
+        regs = self._host.registers()
+        vector = vector_of(regs.cs.base + regs.rip & 0xFFFFFFFF)
+        if vector is None:
+            return
+        call = Call(self._host, vector)
+        call.clear_signals()
+        if not self._serve(call):
+            self._refuse(call)
+
+    def _serve(self, call: Call) -> bool:
+        """Do what is asked; False if there is no such service."""
+        system = self._system
+        match call.vector:
+            case 0x08:
+                system.tick(call)
+            case 0x09:
+                self._keyboard.interrupt(call)
+            case 0x10:
+                return self._by_ah(self._video.functions, call)
+            case 0x11:
+                system.equipment(call)
+            case 0x12:
+                system.base_memory(call)
+            case 0x13:
+                return self._disks.serve(call)
+            case 0x14:
+                return self._by_ah(system.services14, call)
+            case 0x15:
+                return self._by_ah(system.services15, call)
+            case 0x16:
+                return self._by_ah(self._keyboard.functions, call)
+            case 0x1A:
+                return self._by_ah(system.services1a, call)
+            case _:
+                return False
+        return True
+
+    @staticmethod
+    def _by_ah(functions: Mapping[int, object], call: Call) -> bool:
+        function = functions.get(call.ah)
+        return callable(function) and function(call) is not False
+
+    def _refuse(self, call: Call) -> None:
+        key = (call.vector, call.ax)
+        if key not in self._refused and len(self._refused) < 100:
+            self._refused.add(key)
+            _log.info("INT %02xh with AX=%04x is not served", call.vector, call.ax)
+        if call.vector in (0x10, 0x13, 0x14, 0x15, 0x16, 0x17, 0x1A):
+            if call.vector != 0x13:
+                call.ah = _UNSUPPORTED
+            call.carry(True)

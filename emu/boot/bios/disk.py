@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""INT 13h: disks, by cylinder-head-sector and by LBA (Phoenix Enhanced Disk Drive 3.0).
+
+Hard disks show a translated geometry of 63 sectors and as few heads as keep the cylinders within
+1,024; floppies (drives 0 and 1) the geometry of the format that their size fits.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from emu.boot.bios.call import Call
+from emu.boot.request import Disk
+
+__all__ = ["SECTOR", "Disks", "Geometry", "MemoryDisk", "geometry_of"]
+
+SECTOR = 512
+_HARD = 0x80
+_Service = Callable[[Call], int | None]
+
+# Status codes, as AH returns them.
+_OK = 0x00
+_BAD_COMMAND = 0x01
+_NOT_FOUND = 0x04
+_WRITE_PROTECTED = 0x03
+_NOT_READY = 0x80
+
+# BIOS data area.
+_STATUS = 0x74
+_HARD_COUNT = 0x75
+
+_FLOPPIES = {
+    320: (40, 1, 8),
+    360: (40, 1, 9),
+    640: (40, 2, 8),
+    720: (40, 2, 9),
+    1440: (80, 2, 9),
+    2400: (80, 2, 15),
+    2880: (80, 2, 18),
+    5760: (80, 2, 36),
+}
+_FLOPPY_TYPES = {720: 1, 2400: 2, 1440: 3, 2880: 4, 5760: 5}
+
+
+class Geometry(NamedTuple):
+    """How many cylinders, heads, and sectors a track."""
+
+    cylinders: int
+    heads: int
+    sectors: int
+
+
+def geometry_of(sectors: int, *, floppy: bool = False) -> Geometry:
+    """Return the geometry that a disk of `sectors` sectors shows.
+
+    >>> geometry_of(2880, floppy=True)
+    Geometry(cylinders=80, heads=2, sectors=18)
+    >>> geometry_of(4 << 21)
+    Geometry(cylinders=522, heads=255, sectors=63)
+    """
+    if floppy:
+        fitting = [shape for size, shape in sorted(_FLOPPIES.items()) if size >= sectors]
+        small = sectors < 2400 and sectors not in _FLOPPIES
+        return Geometry(*(_FLOPPIES[2880] if small or not fitting else fitting[0]))
+    heads = next((n for n in (16, 32, 64, 128) if sectors <= 1024 * n * 63), 255)
+    return Geometry(min(max(sectors // (heads * 63), 1), 1024), heads, 63)
+
+
+class MemoryDisk:
+    """A drive whose sectors are bytes of this process: what is written is gone after the run."""
+
+    def __init__(self, image: bytes) -> None:
+        """Show `image`, padded to whole sectors."""
+        self.data = bytearray(image + bytes(-len(image) % SECTOR))
+
+    @property
+    def sectors(self) -> int:
+        """The number of sectors."""
+        return len(self.data) // SECTOR
+
+    def read_sectors(self, lba: int, count: int) -> bytes:
+        """Return `count` sectors from `lba` on."""
+        return bytes(self.data[lba * SECTOR : (lba + count) * SECTOR])
+
+    def write_sectors(self, lba: int, data: bytes) -> None:
+        """Replace the sectors from `lba` on by `data`."""
+        self.data[lba * SECTOR : lba * SECTOR + len(data)] = data
+
+
+class Disks:
+    """The services of INT 13h, by AH; `drives` is by drive number."""
+
+    def __init__(self, drives: dict[int, Disk]) -> None:
+        """Serve `drives`, which may change later."""
+        self.drives = drives
+        self.functions: dict[int, _Service] = {
+            0x00: self._reset,
+            0x01: self._status,
+            0x02: self._read,
+            0x03: self._write,
+            0x04: self._verify,
+            0x08: self._parameters,
+            0x0C: self._reset,
+            0x0D: self._reset,
+            0x10: self._reset,
+            0x15: self._type,
+            0x41: self._extensions,
+            0x42: self._read_lba,
+            0x43: self._write_lba,
+            0x44: self._verify_lba,
+            0x47: self._reset,
+            0x48: self._drive_parameters,
+        }
+
+    def serve(self, call: Call) -> bool:
+        """Do what AH asks; False if it is not known."""
+        function = self.functions.get(call.ah)
+        if function is None:
+            self._finish(call, _BAD_COMMAND)
+            return False
+        if call.ah not in (0x01, 0x08, 0x15) and call.dl not in self.drives:
+            self._finish(call, _NOT_READY if call.dl < _HARD else _BAD_COMMAND)
+            return True
+        status: int | None = function(call)
+        if status is not None:
+            self._finish(call, status)
+        return True
+
+    @staticmethod
+    def _finish(call: Call, status: int) -> None:
+        call.ah = status
+        call.write_bda(_STATUS, status)
+        call.carry(status != _OK)
+
+    def _drive(self, call: Call) -> tuple[Disk, Geometry]:
+        disk = self.drives[call.dl]
+        return disk, geometry_of(disk.sectors, floppy=call.dl < _HARD)
+
+    def _reset(self, call: Call) -> int:
+        return _OK
+
+    def _status(self, call: Call) -> None:
+        status = call.read_bda(_STATUS)
+        call.ah = status
+        call.carry(status != _OK)
+
+    def _chs(self, call: Call) -> int | None:
+        """Return the LBA of CH, CL, DH, or None if there is no such sector."""
+        _, shape = self._drive(call)
+        head: int = call.dh
+        sector: int = call.cl & 0x3F
+        cylinder: int = call.ch | (call.cl & 0xC0) << 2
+        if not 1 <= sector <= shape.sectors or head >= shape.heads:
+            return None
+        return (cylinder * shape.heads + head) * shape.sectors + sector - 1
+
+    def _transfer(self, call: Call, lba: int | None, count: int, gpa: int, how: str) -> int:
+        disk = self.drives[call.dl]
+        if lba is None or not count or lba + count > disk.sectors:
+            return _NOT_FOUND
+        if how == "read":
+            call.memory.write_block(gpa, disk.read_sectors(lba, count), "device")
+        elif how == "write":
+            try:
+                disk.write_sectors(lba, call.memory.read_block(gpa, count * SECTOR))
+            except OSError:
+                return _WRITE_PROTECTED
+        return _OK
+
+    def _transfer_chs(self, call: Call, how: str) -> int:
+        count = call.al
+        status = self._transfer(call, self._chs(call), count, call.linear("es", call.bx), how)
+        call.al = count if status == _OK else 0
+        return status
+
+    def _read(self, call: Call) -> int:
+        return self._transfer_chs(call, "read")
+
+    def _write(self, call: Call) -> int:
+        return self._transfer_chs(call, "write")
+
+    def _verify(self, call: Call) -> int:
+        return self._transfer_chs(call, "verify")
+
+    def _parameters(self, call: Call) -> int:
+        hard = call.dl >= _HARD
+        count = sum((number >= _HARD) == hard for number in self.drives)
+        if call.dl not in self.drives:
+            call.cx = call.dx = 0
+            return _BAD_COMMAND
+        disk, shape = self._drive(call)
+        last = shape.cylinders - 1
+        call.ch, call.cl = last & 0xFF, shape.sectors | last >> 2 & 0xC0
+        call.dh, call.dl = shape.heads - 1, count
+        call.bl = 0 if hard else _FLOPPY_TYPES.get(disk.sectors, 4)
+        call.al = 0
+        return _OK
+
+    def _type(self, call: Call) -> None:
+        call.carry(False)
+        if call.dl not in self.drives:
+            call.ax = 0
+        elif call.dl < _HARD:
+            call.ah = 1
+        else:
+            sectors = self.drives[call.dl].sectors
+            call.ah = 3
+            call.cx, call.dx = sectors >> 16, sectors & 0xFFFF
+
+    # --- Extensions -------------------------------------------------------------------------------
+
+    def _extensions(self, call: Call) -> int | None:
+        if call.bx != 0x55AA:
+            return _BAD_COMMAND
+        call.bx, call.cx, call.ah = 0xAA55, 1, 0x21  # the fixed disk subset, EDD 1.1
+        call.carry(False)
+        return None
+
+    def _transfer_lba(self, call: Call, how: str) -> int:
+        packet = call.linear("ds", call.si)
+        size, _, count, offset, segment, lba = struct.unpack(
+            "<BBHHHQ", call.memory.read_block(packet, 16)
+        )
+        if size < 16:
+            return _BAD_COMMAND
+        status = self._transfer(call, lba, count, (segment << 4) + offset, how)
+        if status != _OK:
+            call.memory.write(packet + 2, 2, 0, "device")
+        return status
+
+    def _read_lba(self, call: Call) -> int:
+        return self._transfer_lba(call, "read")
+
+    def _write_lba(self, call: Call) -> int:
+        return self._transfer_lba(call, "write")
+
+    def _verify_lba(self, call: Call) -> int:
+        return self._transfer_lba(call, "verify")
+
+    def _drive_parameters(self, call: Call) -> int:
+        where = call.linear("ds", call.si)
+        if call.memory.read(where, 2) < 26:
+            return _BAD_COMMAND
+        disk, shape = self._drive(call)
+        fields = struct.pack("<HHIIIQH", 26, 2, *shape, disk.sectors, SECTOR)
+        call.memory.write_block(where, fields, "device")
+        return _OK
