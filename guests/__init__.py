@@ -78,6 +78,13 @@ _TABLE = (
         "gigabytes, with rights of its own in each; 8-byte stores over a seam",
         "quadrants.bin",
     ),
+    Guest(
+        "mode_mix",
+        "real mode, 32-bit, PAE, long mode and back over one page",
+        "one frame is a table of every kind by turns and at once; each mode sees what the "
+        "others, real mode included, wrote into it; 16-bit, virtual-8086, compatibility mode",
+        "mode_mix.bin",
+    ),
 )
 
 GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}
