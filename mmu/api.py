@@ -166,6 +166,9 @@ class Mmu(Protocol):
     def written(self, gpa: int, size: int, source: str) -> None:
         """Note that bytes of guest memory have changed (a trapped store, a device, a loader)."""
 
+    def remapped(self) -> None:
+        """Note that a memory slot came, went or moved: nothing derived from the map holds."""
+
     def check(self) -> None:
         """Audit; raises :class:`InvariantError`."""
 
@@ -190,24 +193,33 @@ def make_mmu(
     *,
     features: Features | None = None,
     pool: int = DEFAULT_POOL,
+    policy: str = "",
     audit: bool = False,
 ) -> Mmu:
     """Make the plug-in called ``name`` (``shadow``, ``uncached`` or ``module:Class``) and connect
-    it to ``memory``, so that it hears of every write.
+    it to ``memory``, so that it hears of every write and of every change of the slots.
 
-    With ``audit``, :meth:`Mmu.check` runs after every call that may change the tables.
+    ``policy`` switches parts of the shadow cache, as ``unsync=off,prefetch=off`` (see
+    :class:`mmu.shadow.policy.Policy`). With ``audit``, :meth:`Mmu.check` runs after every call
+    that may change the tables.
 
     Raises:
-        ValueError: no plug-in of that name.
+        ValueError: no plug-in of that name, or a policy that it does not have.
         PoolError: ``pool`` is too small for ``cpus``.
     """
     factory = find_mmu(name)
     mmu = factory(memory, host, cpus, features=features or Features(), pool=pool)
+    if policy:
+        set_policy = getattr(mmu, "set_policy", None)
+        if set_policy is None:
+            raise ValueError(f"MMU plug-in {name!r} has no policies")
+        set_policy(policy)
     if audit:
         from .events import Audited
 
         mmu = Audited(mmu)
     memory.listeners.append(mmu.written)
+    memory.map_listeners.append(mmu.remapped)
     return mmu
 
 

@@ -132,6 +132,11 @@ class Audited:
         self.inner.written(gpa, size, source)
         self.inner.check()
 
+    def remapped(self) -> None:
+        """As :meth:`Mmu.remapped`, then audit."""
+        self.inner.remapped()
+        self.inner.check()
+
     def check(self) -> None:
         """Audit now."""
         self.inner.check()

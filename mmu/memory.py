@@ -86,6 +86,7 @@ class Memory:
     def __init__(self, phys_bits: int = 40) -> None:
         self.phys_bits = phys_bits
         self.listeners: list[WriteListener] = []
+        self.map_listeners: list[Callable[[], None]] = []
         self._slots = IntervalTree()
         self._recent: Slot | None = None  # nearly always the slot of the next access too
         self._tables32: dict[int, memoryview] = {}
@@ -113,24 +114,59 @@ class Memory:
         return self._add("mmio", gpa, size, device)
 
     def remove(self, slot: Slot) -> None:
-        """Take a slot away, leaving a hole. The caller drops what was derived from it first."""
+        """Take a slot away, leaving a hole. Its buffer lives as long as somebody holds the slot.
+
+        Raises:
+            MemoryMapError: it is not there.
+        """
+        if self.slot_at(slot.gpa) is not slot:
+            raise MemoryMapError(f"{slot!r} is not in the map")
         self._slots.removei(slot.gpa, slot.end, slot)
+        self._changed()
+
+    def move(self, slot: Slot, gpa: int) -> None:
+        """Let a slot appear at another address, with its contents.
+
+        Raises:
+            MemoryMapError: it cannot be there; it then stays where it was.
+        """
+        self.remove(slot)
+        old, slot.gpa = slot.gpa, gpa
+        try:
+            self._insert(slot)
+        except MemoryMapError:
+            slot.gpa = old
+            self._insert(slot)
+            raise
+
+    def _changed(self) -> None:
         self._recent = None
         self._tables32.clear()
         self._tables64.clear()
+        for listener in self.map_listeners:
+            listener()
 
     def _add(self, kind: str, gpa: int, size: int, device: MmioDevice | None = None) -> Slot:
-        if size <= 0 or (gpa | size) & PAGE_OFFSET:
+        if size <= 0 or size & PAGE_OFFSET:
             raise MemoryMapError(f"{kind} at {gpa:#x}, {size:#x} bytes: not whole 4 KiB pages")
-        if gpa < 0 or gpa + size > 1 << self.phys_bits:
-            raise MemoryMapError(
-                f"{kind} at {gpa:#x}, {size:#x} bytes: past the {self.phys_bits} physical bits"
-            )
-        for other in self._slots.overlap(gpa, gpa + size):
-            raise MemoryMapError(f"{kind} at {gpa:#x}, {size:#x} bytes: over {other.data!r}")
+        self._check_place(kind, gpa, size)
         slot = Slot(kind, gpa, size, device)
-        self._slots.addi(gpa, gpa + size, slot)
+        self._insert(slot)
         return slot
+
+    def _insert(self, slot: Slot) -> None:
+        self._check_place(slot.kind, slot.gpa, slot.size)
+        self._slots.addi(slot.gpa, slot.end, slot)
+        self._changed()
+
+    def _check_place(self, kind: str, gpa: int, size: int) -> None:
+        what = f"{kind} at {gpa:#x}, {size:#x} bytes"
+        if gpa & PAGE_OFFSET:
+            raise MemoryMapError(f"{what}: not at a multiple of 4 KiB")
+        if gpa < 0 or gpa + size > 1 << self.phys_bits:
+            raise MemoryMapError(f"{what}: past the {self.phys_bits} physical bits")
+        for other in self._slots.overlap(gpa, gpa + size):
+            raise MemoryMapError(f"{what}: over {other.data!r}")
 
     def slot_at(self, gpa: int) -> Slot | None:
         """Return the slot that holds ``gpa``, or None for a hole. O(log n), O(1) if repeated."""

@@ -40,12 +40,52 @@ class TlbTracker:
         self._window = 1 if cpus == 1 else 2
         self._everyone = (1 << cpus) - 1
         self._flushed = 0
-        frames = 1 + max((s.end >> PAGE_SHIFT for s in memory.slots() if not s.device), default=0)
+        self._memory = memory
+        self._runners: dict[int, int] = {}  # gfn -> vCPUs that fetched from it (several only)
+        self._dirty: set[int] | None = None
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Have a byte for every frame that is RAM or ROM, for each kind of grant."""
+        slots = self._memory.slots()
+        frames = 1 + max((slot.end >> PAGE_SHIFT for slot in slots if not slot.device), default=0)
         self.written_epoch = memoryview(mmap.mmap(-1, frames))
         self.checked_epoch = memoryview(mmap.mmap(-1, frames))
         self.fetched_epoch = memoryview(mmap.mmap(-1, frames))
         """The epoch of the last EXEC grant, 0 if nothing translated from the frame is left."""
-        self._runners: dict[int, int] = {}  # gfn -> vCPUs that fetched from it (several only)
+
+    def remapped(self) -> None:
+        """Forget all grants because the slots changed: no TLB and no translated code is kept."""
+        for gfn, epoch in enumerate(self.fetched_epoch):
+            if epoch:
+                self.host.drop_code(gfn)
+        self._runners.clear()
+        self.flush_all()
+        self._make_room()
+
+    # --- Dirty logging ------------------------------------------------------------------------
+
+    def start_dirty_log(self) -> None:
+        """Note from now on which frames are written: every grant of WRITE passes through here,
+        so after one flush nothing is missed (KVM_GET_DIRTY_LOG)."""
+        self._dirty = set()
+        self.flush_all()
+
+    def dirty_log(self) -> list[int]:
+        """Return the gfns written since the log was started or last read, and begin anew.
+
+        Raises:
+            ValueError: it was not started.
+        """
+        if self._dirty is None:
+            raise ValueError("dirty logging is off: call start_dirty_log() first")
+        written, self._dirty = sorted(self._dirty), set()
+        self.flush_all()
+        return written
+
+    def stop_dirty_log(self) -> None:
+        """Note no more."""
+        self._dirty = None
 
     def is_held(self, epoch: int) -> bool:
         """Return whether a grant made in ``epoch`` may still be in a TLB."""
@@ -77,6 +117,8 @@ class TlbTracker:
         If the frame holds code that ran lately the entry is a checked one where that is allowed;
         else the code is dropped everywhere and the frame counts as data.
         """
+        if self._dirty is not None:
+            self._dirty.add(gfn)
         fetched = self.fetched_epoch[gfn]
         if fetched:
             held = self.is_held(fetched)
@@ -109,6 +151,8 @@ class TlbTracker:
 
     def may_be_writable(self, gfn: int) -> bool:
         """Return whether a TLB may let stores to this frame through unseen."""
+        if gfn >= len(self.written_epoch):  # no RAM there: nothing was ever granted
+            return False
         return self.is_held(self.written_epoch[gfn]) or self.is_held(self.checked_epoch[gfn])
 
     def protect(self, gfn: int) -> None:
@@ -118,6 +162,8 @@ class TlbTracker:
 
     def changed(self, gfn: int) -> None:
         """Note a change of a frame's bytes that no engine saw: what was translated is void."""
+        if self._dirty is not None:
+            self._dirty.add(gfn)
         if gfn < len(self.fetched_epoch) and self.fetched_epoch[gfn]:
             self.counters.code_dropped += 1
             self.host.drop_code(gfn)

@@ -74,6 +74,18 @@ class UncachedMmu:
         for gfn in range(gpa >> PAGE_SHIFT, (gpa + size - 1 >> PAGE_SHIFT) + 1):
             self.tlb.changed(gfn)
 
+    def remapped(self) -> None:
+        """See :meth:`mmu.api.Mmu.remapped`."""
+        self.tlb.remapped()
+
+    def start_dirty_log(self) -> None:
+        """See :meth:`mmu.tlb.TlbTracker.start_dirty_log`."""
+        self.tlb.start_dirty_log()
+
+    def dirty_log(self) -> list[int]:
+        """See :meth:`mmu.tlb.TlbTracker.dirty_log`."""
+        return self.tlb.dirty_log()
+
     def check(self) -> None:
         """Nothing is remembered, so nothing can be wrong."""
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The invariants as code. :func:`audit` looks at everything and raises on the first that fails.
 
-1. A frame with a non-metaphysical shadow page is mapped writable by no spte.
+1. A frame with a non-metaphysical shadow page is mapped writable by no spte, unless it is a leaf
+   table that is out of sync.
 2. Every present spte equals what a fresh walk gives, with its rights no wider; W only where the
-   guest's D is set.
+   guest's D is set. (In a table out of sync: unless the guest's entry has changed since.)
 3. rmap and sptes name each other exactly; so do parents and children.
 4. A root in use is never recycled; a recycled page is reachable from nowhere.
 5. The pool never exceeds its bound.
@@ -39,8 +40,10 @@ from ..arch import (
     bits,
     reserved_bits,
 )
+from ..walker import ALL_ONES
 from .pool import (
     SPTE_FRAME,
+    SPTE_LARGE,
     SPTE_NX,
     SPTE_PKEY_SHIFT,
     SPTE_PRESENT,
@@ -92,7 +95,13 @@ def _fail(number: int, mmu: ShadowMmu, what: str) -> NoReturn:
 
 def _check_write_protection(mmu: ShadowMmu) -> None:
     words = mmu.words
-    for gfn in mmu.cache.tables:
+    for gfn, pages in mmu.cache.tables.items():
+        if gfn in mmu.cache.unsync:
+            if any(page.level > 1 for page in pages):
+                _fail(1, mmu, f"gfn {gfn:x} is out of sync, and an upper table too")
+            continue
+        for place in mmu.cache.rmap_large.places(gfn >> 9):
+            _fail(1, mmu, f"table gfn {gfn:x} lies in the large page of {_where(mmu, place)}")
         for place in mmu.cache.rmap.places(gfn):
             if words[place] & SPTE_WRITABLE:
                 _fail(1, mmu, f"table gfn {gfn:x} is writable by {_where(mmu, place)}")
@@ -104,9 +113,16 @@ def _check_entries(mmu: ShadowMmu) -> None:
     memory = mmu.memory
     features = mmu.contexts[0].paging.features
     for page in mmu.pool:
+        if page.obsolete:
+            continue
         entries = mmu.words[page.base : page.base + TABLE_ENTRIES].tolist()
+        snapshot = mmu.cache.unsync.get(page.gfn) if not page.direct else None
         for index, spte in enumerate(entries):
             if spte:
+                if snapshot and _guest_bytes(memory, page, index) != _entry_in(
+                    snapshot, page, index
+                ):
+                    continue
                 wrong = _wrong_entry(mmu, memory, features, page, index, spte)
                 if wrong:
                     _fail(2, mmu, f"{_where(mmu, page.base + index)}: {wrong}")
@@ -116,7 +132,7 @@ def _check_entries(mmu: ShadowMmu) -> None:
             spte = mmu.words[first + quarter]
             if spte:
                 page = mmu.pool.page_of(spte)
-                wanted = mmu._directory_key(context, quarter)
+                wanted = context.directory_key(quarter)
                 if context.root_page is not None or wanted != (page.gfn, page.role):
                     _fail(2, mmu, f"vCPU {cpu} root entry {quarter} leads to {page!r}")
 
@@ -134,7 +150,7 @@ def _wrong_entry(
         return f"spte {spte:#x} is neither empty nor present"
     if page.direct:
         gfn = page.gfn + (index << 9 * (page.level - 1))
-        if page.level > 1:
+        if page.level > 1 and not spte & SPTE_LARGE:
             return _wrong_child(mmu, spte, gfn, page.role - (1 << 3))
         return _wrong_leaf(mmu, spte, gfn, page.access, True, page.role)
     gpte = _guest_entry(memory, page, index)
@@ -160,6 +176,8 @@ def _wrong_entry(
         return _wrong_leaf(mmu, spte, gfn, rights, bool(gpte & PT_DIRTY), page.role)
     if large:
         return _wrong_large(mmu, features, page, index, spte, gpte, rights)
+    if spte & SPTE_LARGE:
+        return f"large spte {spte:#x}, guest entry {gpte:#x} leads to a table"
     child = mmu.pool.page_of(spte)
     quadrant = index & 1 if page.glevels == 2 else 0
     mode = page.role & ~(bits(3, 11))
@@ -175,7 +193,19 @@ def _guest_entry(memory: Memory, page: ShadowPage, index: int) -> int:
         index = gpte_of_spte(index, page.level, page.quadrant)
     else:
         words = memory.table64(page.gfn)
-    return words[index] if words is not None else 0
+    return words[index] if words is not None else ALL_ONES[4 if page.glevels == 2 else 8]
+
+
+def _guest_bytes(memory: Memory, page: ShadowPage, index: int) -> bytes:
+    table = memory.table64(page.gfn)
+    return _entry_in(table.tobytes(), page, index) if table is not None else b""
+
+
+def _entry_in(table: bytes, page: ShadowPage, index: int) -> bytes:
+    """Return the 8 bytes of a guest table that hold the entry behind entry ``index``."""
+    if page.glevels == 2:
+        index = gpte_of_spte(index, page.level, page.quadrant) >> 1
+    return table[8 * index : 8 * index + 8]
 
 
 def _exec_right(page: ShadowPage, gpte: int) -> int:
@@ -196,7 +226,6 @@ def _wrong_large(
     rights: int,
 ) -> str:
     """Check an upper entry below which a large guest page is mapped in small ones."""
-    child = mmu.pool.page_of(spte)
     if page.glevels == 2:
         base = gpte & 0xFFC0_0000
         if features.pse36:
@@ -204,6 +233,9 @@ def _wrong_large(
         gfn = base >> PAGE_SHIFT | (index & 1) << 9
     else:
         gfn = (gpte & bits(12 + 9 * (page.level - 1), features.phys_bits - 1)) >> PAGE_SHIFT
+    if spte & SPTE_LARGE:
+        return _wrong_leaf(mmu, spte, gfn, rights, bool(gpte & PT_DIRTY), page.role)
+    child = mmu.pool.page_of(spte)
     if not child.direct or child.gfn != gfn or child.level != page.level - 1:
         return f"leads to {child!r}, guest entry {gpte:#x} is a large page at gfn {gfn:x}"
     return _wider(child.access, rights, bool(gpte & PT_DIRTY), page.role)
@@ -253,15 +285,15 @@ def _wider(has: int, rights: int, dirty: bool, role: int) -> str:
 def _check_reverse_map(mmu: ShadowMmu) -> None:
     words = mmu.words
     noted = set(mmu.cache.rmap.items())
+    noted |= {(group << 9, place) for group, place in mmu.cache.rmap_large.items()}
     parents: dict[ShadowPage, set[int]] = {page: set() for page in mmu.pool}
     found = set()
     places = [p for cpu in range(mmu.pool.cpus) for p in range(cpu << 9, (cpu << 9) + 4)]
     for page in mmu.pool:
-        if page.level > 1:
-            places += page.places
-            continue
         for index, spte in enumerate(words[page.base : page.base + TABLE_ENTRIES].tolist()):
-            if spte & SPTE_PRESENT and not spte & SPTE_TRAP:
+            if page.level > 1 and not spte & SPTE_LARGE:
+                places.append(page.base + index)
+            elif spte & SPTE_PRESENT and not spte & SPTE_TRAP:
                 found.add(((spte & SPTE_FRAME) >> PAGE_SHIFT, page.base + index))
     for place in places:
         if words[place]:
@@ -277,7 +309,8 @@ def _check_reverse_map(mmu: ShadowMmu) -> None:
 
 
 def _check_roots(mmu: ShadowMmu) -> None:
-    pins: dict[ShadowPage, int] = dict.fromkeys(mmu.pool, 0)
+    standing = [page for page in mmu.pool if not page.obsolete]
+    pins: dict[ShadowPage, int] = dict.fromkeys(standing, 0)
     for cpu, context in enumerate(mmu.contexts):
         root = context.root_page
         if root is not None:
@@ -293,10 +326,16 @@ def _check_roots(mmu: ShadowMmu) -> None:
             _fail(4, mmu, f"{page!r} is not found by its key")
         if not page.direct and page not in mmu.cache.tables.get(page.gfn, ()):
             _fail(4, mmu, f"{page!r} is not among the tables of its frame")
+    for page in standing:
+        if any((p := mmu.pool.page_at(place)) and p.obsolete for place in page.parents):
+            _fail(4, mmu, f"{page!r} is led to by a page that is obsolete")
+    for page in mmu.cache.obsolete:
+        if any((p := mmu.pool.page_at(q)) is None or not p.obsolete for q in page.parents):
+            _fail(4, mmu, f"obsolete {page!r} is still led to")
     if len(mmu.cache.pages) != len(pins):
         _fail(4, mmu, "there are keys without a page")
-    standing = sum(len(pages) for pages in mmu.cache.tables.values())
-    if standing != sum(not page.direct for page in pins):
+    tables = sum(len(pages) for pages in mmu.cache.tables.values())
+    if tables != sum(not page.direct for page in pins):
         _fail(4, mmu, "a recycled page still stands for a table")
 
 

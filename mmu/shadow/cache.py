@@ -3,31 +3,42 @@
 write to a guest page table does.
 
 The data: ``pages`` finds a page by its key; ``tables`` finds all pages that stand for one guest
-frame, which is what a write to that frame asks for; the reverse map finds the leaf sptes that map a
-frame; a page's ``parents`` are the upper sptes that lead to it. Every change goes through the few
-functions here, so that these always agree (see audit.py).
+frame, which is what a write to that frame asks for; the reverse maps find the leaf sptes that map
+a frame (or 2 MiB of them); a page's ``parents`` are the upper sptes that lead to it. Every change
+goes through the few functions here, so that these always agree (see audit.py).
 
 A frame in ``tables`` is *shadowed*: no spte maps it writable and no TLB may. A guest store to it
 reaches :meth:`ShadowCache.guest_wrote`, which zaps the sptes that followed from the changed
 entries. Nothing is read again until a fault asks for it.
+
+Trapping every store is dear when a guest edits many entries of one table. So a *leaf* table may
+be let go *out of sync*: it is writable, its sptes may be stale as a TLB may be, and it is brought
+back in sync when the guest does what makes a processor forget (CR3 load, INVLPG for one
+entry; SDM 4.10.4), or when it is linked anywhere anew. Upper tables always stay protected, because
+one stale upper entry would stand for too much.
 """
 
 from __future__ import annotations
 
-from ..arch import ACC_EXEC, ACC_USER, PAGE_OFFSET, PAGE_SHIFT
+from collections.abc import Iterable
+
+from ..arch import ACC_EXEC, ACC_USER, PAGE_OFFSET, PAGE_SHIFT, PAGE_SIZE
 from ..events import Counters, Tracer
 from ..memory import Memory
 from ..tlb import TlbTracker
+from .policy import Policy
 from .pool import (
     SPTE_EPOCH,
     SPTE_EPOCH_SHIFT,
     SPTE_FRAME,
+    SPTE_LARGE,
     SPTE_NX,
     SPTE_PKEY_SHIFT,
     SPTE_PRESENT,
     SPTE_TRAP,
     SPTE_TRAP_WRITE,
     SPTE_WRITABLE,
+    TABLE_ENTRIES,
     Pool,
     ShadowPage,
     upper_spte,
@@ -39,19 +50,31 @@ FLOOD_WRITES = 3
 """So many writes to a table that no fault used in between, and it is taken for no table any more.
 The 2007 series took the same number; Linux still does (detect_write_flooding)."""
 
+MOST_UNSYNC = 64
+"""So many tables may be out of sync at once; each is compared, 4 KiB, at the next CR3 load."""
+
+_LINE = 64  # tables are compared by so many bytes at a time
+
 
 class ShadowCache:
     """All shadow pages of one machine, over guest memory and what the TLBs may hold."""
 
-    def __init__(self, memory: Memory, tlb: TlbTracker, pool: Pool, counters: Counters) -> None:
+    def __init__(
+        self, memory: Memory, tlb: TlbTracker, pool: Pool, counters: Counters, policy: Policy
+    ) -> None:
         self.memory = memory
         self.tlb = tlb
         self.pool = pool
         self.counters = counters
+        self.policy = policy
         self.words = pool.words
         self.rmap = Rmap()
+        self.rmap_large = Rmap()  # from gfn >> 9
         self.pages: dict[int, ShadowPage] = {}
         self.tables: dict[int, list[ShadowPage]] = {}
+        self.tables_in_large: dict[int, int] = {}  # gfn >> 9 -> shadowed frames among the 512
+        self.unsync: dict[int, bytes] = {}  # gfn -> the table as it was when last in sync
+        self.obsolete: list[ShadowPage] = []  # unreachable, still to be taken apart
         self.trace: Tracer | None = None
 
     # --- Look-up ------------------------------------------------------------------------------
@@ -61,11 +84,13 @@ class ShadowCache:
         return self.pages.get(gfn << ROLE_BITS | role)
 
     def get_page(self, gfn: int, role: int) -> ShadowPage:
-        """Return the page for a key, found or made; the pool must have room for one.
+        """Return the page for a key, found or made, in sync; the pool must have room for one.
 
         A page that is made write-protects its guest table first: every spte that maps the frame
         loses W, and the TLBs are flushed if one of them may still let a store through.
         """
+        if gfn in self.unsync and not role & 1 << 8:
+            self.sync(gfn)
         page = self.pages.get(gfn << ROLE_BITS | role)
         if page is not None:
             self.counters.mmu_cache_hit += 1
@@ -80,6 +105,8 @@ class ShadowCache:
             siblings = self.tables.get(gfn)
             if siblings is None:
                 self.tables[gfn] = [page]
+                group = gfn >> 9
+                self.tables_in_large[group] = self.tables_in_large.get(group, 0) + 1
                 self._write_protect(gfn)
             else:
                 siblings.append(page)
@@ -90,6 +117,7 @@ class ShadowCache:
     def reserve(self, pages: int) -> None:
         """Make room for so many new pages, recycling the longest unused. KVM:
         make_mmu_pages_available, called before a fault builds anything."""
+        self.zap_some_obsolete(max(pages - self.pool.room, 2))
         while self.pool.room < pages:
             self.counters.mmu_recycled += 1
             self.zap_page(self.pool.oldest_unpinned())
@@ -97,11 +125,17 @@ class ShadowCache:
     def _write_protect(self, gfn: int) -> None:
         """Take W from all sptes of a frame and from every TLB."""
         words = self.words
+        for place in self.rmap_large.places(gfn >> 9):
+            self.drop_leaf(place)
         for place in self.rmap.places(gfn):
             spte = words[place]
             if spte & SPTE_WRITABLE:
                 words[place] = spte & ~SPTE_WRITABLE | SPTE_TRAP_WRITE
         self.tlb.protect(gfn)
+
+    def is_protected(self, gfn: int) -> bool:
+        """Return whether stores to a frame must be trapped because it is a table in sync."""
+        return gfn in self.tables and gfn not in self.unsync
 
     # --- Links and leaves ---------------------------------------------------------------------
 
@@ -117,19 +151,30 @@ class ShadowCache:
         words[place] = 0
 
     def set_leaf(self, place: int, spte: int) -> None:
-        """Set a leaf entry over whatever is there, keeping the reverse map."""
+        """Set a leaf entry over an empty one or another leaf, keeping the reverse maps."""
         words = self.words
         old = words[place]
-        if old & SPTE_PRESENT and (old ^ spte) & (SPTE_FRAME | SPTE_TRAP):
+        if old & SPTE_PRESENT:
+            if not (old ^ spte) & (SPTE_FRAME | SPTE_TRAP):
+                words[place] = spte
+                return
             self._forget_leaf(place, old)
-            old = 0
         words[place] = spte
-        if not old & SPTE_PRESENT and not spte & SPTE_TRAP:
+        if spte & SPTE_LARGE:
+            self.rmap_large.add((spte & SPTE_FRAME) >> PAGE_SHIFT + 9, place)
+        elif not spte & SPTE_TRAP:
             self.rmap.add((spte & SPTE_FRAME) >> PAGE_SHIFT, place)
 
     def _forget_leaf(self, place: int, spte: int) -> None:
-        if not spte & SPTE_TRAP:
+        if spte & SPTE_LARGE:
+            self.rmap_large.remove((spte & SPTE_FRAME) >> PAGE_SHIFT + 9, place)
+        elif not spte & SPTE_TRAP:
             self.rmap.remove((spte & SPTE_FRAME) >> PAGE_SHIFT, place)
+
+    def drop_leaf(self, place: int) -> None:
+        """Empty a leaf entry."""
+        self._forget_leaf(place, self.words[place])
+        self.words[place] = 0
 
     def zap_entry(self, page: ShadowPage, place: int) -> bool:
         """Empty one entry of ``page``; return whether a TLB may hold what it said."""
@@ -137,11 +182,10 @@ class ShadowCache:
         if not spte & SPTE_PRESENT:
             return False
         self.counters.mmu_pde_zapped += 1
-        if page.level > 1:
+        if page.level > 1 and not spte & SPTE_LARGE:
             self.unlink(place)
             return True
-        self._forget_leaf(place, spte)
-        self.words[place] = 0
+        self.drop_leaf(place)
         return self.tlb.is_held((spte & SPTE_EPOCH) >> SPTE_EPOCH_SHIFT)
 
     # --- Zapping ------------------------------------------------------------------------------
@@ -160,30 +204,60 @@ class ShadowCache:
         for place in page.parents:
             words[place] = 0
         page.parents.clear()
-        entries = words[page.base : page.base + 512].tolist()
-        for index, spte in enumerate(entries):
+        for index, spte in enumerate(words[page.base : page.base + TABLE_ENTRIES].tolist()):
             if spte:
-                if page.level > 1:
+                if page.level > 1 and not spte & SPTE_LARGE:
                     self.unlink(page.base + index)
                 else:
                     self._forget_leaf(page.base + index, spte)
-        del self.pages[page.gfn << ROLE_BITS | page.role]
-        if not page.direct:
-            siblings = self.tables[page.gfn]
-            siblings.remove(page)
-            if not siblings:
-                del self.tables[page.gfn]
+        if not page.obsolete:
+            del self.pages[page.gfn << ROLE_BITS | page.role]
+            if not page.direct:
+                self._leave_tables(page)
         self.pool.give_back(page)
 
-    def zap_all(self) -> None:
-        """Take out every page that is no root in use, and every entry of those that are."""
-        for page in list(self.pool):
-            if page.pins:
-                for place in page.places:
-                    self.zap_entry(page, place)
-            else:
-                self.zap_page(page)
+    def _leave_tables(self, page: ShadowPage) -> None:
+        gfn = page.gfn
+        siblings = self.tables[gfn]
+        siblings.remove(page)
+        if siblings:
+            return
+        del self.tables[gfn]
+        self.unsync.pop(gfn, None)
+        group = gfn >> 9
+        self.tables_in_large[group] -= 1
+        if not self.tables_in_large[group]:
+            del self.tables_in_large[group]
+
+    def zap_all_fast(self) -> None:
+        """Make every page unreachable at once; none may be pinned. The pages themselves are taken
+        apart by and by, when room is needed or faults come by (KVM: kvm_mmu_zap_all_fast).
+        """
+        for page in self.pool:
+            for place in [place for place in page.parents if self.pool.is_root_place(place)]:
+                self.unlink(place)
+        self.obsolete += [page for page in self.pool if not page.obsolete]
+        for page in self.obsolete:
+            page.obsolete = True
+        self.pages.clear()
+        self.tables.clear()
+        self.tables_in_large.clear()
+        self.unsync.clear()
         self.tlb.flush_all()
+
+    def zap_some_obsolete(self, pages: int) -> None:
+        """Take apart so many of the pages that :meth:`zap_all_fast` left behind."""
+        for _ in range(min(pages, len(self.obsolete))):
+            self.zap_page(self.obsolete.pop())
+
+    def shrink(self, pages: int) -> int:
+        """Take out up to ``pages`` pages, obsolete ones first and then the longest unused."""
+        before = len(self.pool)
+        self.zap_some_obsolete(pages)
+        oldest = [page for page in self.pool if not page.pins]
+        for page in oldest[: max(pages - (before - len(self.pool)), 0)]:
+            self.zap_page(page)
+        return before - len(self.pool)
 
     # --- Writes to guest page tables ----------------------------------------------------------
 
@@ -201,24 +275,23 @@ class ShadowCache:
         held = False
         self.counters.mmu_pte_write += not entry_bytes
         for page in tuple(pages):
-            if page.glevels == 2:
-                if entry_bytes == 4:
-                    continue
-                held |= self._zap_4_byte(page, offset >> 2, offset + size - 1 >> 2)
-            elif entry_bytes != 8:
-                for index in range(offset >> 3, (offset + size - 1 >> 3) + 1):
-                    held |= self.zap_entry(page, page.base + index)
-            if not entry_bytes:
+            if entry_bytes != (4 if page.glevels == 2 else 8):
+                held |= self._zap_bytes(page, offset, size)
+            if not entry_bytes and self.policy.flood:
                 held |= self._detect_flood(page)
         if held:
             self.tlb.flush_all()
 
-    def _zap_4_byte(self, page: ShadowPage, first: int, last: int) -> bool:
-        """Zap what followed from the guest's 4-byte entries ``first`` to ``last``."""
+    def _zap_bytes(self, page: ShadowPage, offset: int, size: int) -> bool:
+        """Zap what followed from some bytes of a page's guest table; return whether held."""
         held = False
-        for index in range(first, last + 1):
-            for spte_index in sptes_of_gpte(index, page.level, page.quadrant):
-                held |= self.zap_entry(page, page.base + spte_index)
+        if page.glevels == 2:
+            for index in range(offset >> 2, (offset + size - 1 >> 2) + 1):
+                for spte_index in sptes_of_gpte(index, page.level, page.quadrant):
+                    held |= self.zap_entry(page, page.base + spte_index)
+            return held
+        for index in range(offset >> 3, (offset + size - 1 >> 3) + 1):
+            held |= self.zap_entry(page, page.base + index)
         return held
 
     def _detect_flood(self, page: ShadowPage) -> bool:
@@ -236,6 +309,44 @@ class ShadowCache:
         self.zap_page(page)
         return True
 
+    # --- Out of sync --------------------------------------------------------------------------
+
+    def try_unsync(self, gfn: int) -> bool:
+        """Let a table go out of sync, so that the store which is at hand need not be trapped.
+
+        Returns False if the frame must stay protected: an upper level of tables stands on it.
+        """
+        if not self.policy.unsync or len(self.unsync) >= MOST_UNSYNC:
+            return False
+        table = self.memory.table64(gfn)
+        if table is None or any(page.level > 1 for page in self.tables[gfn]):
+            return False
+        self.unsync[gfn] = table.tobytes()
+        self.counters.mmu_unsync += 1
+        if self.trace is not None:
+            self.trace(f"kvm_mmu_unsync_page: gfn {gfn:x}")
+        return True
+
+    def sync(self, gfn: int) -> None:
+        """Bring a table back in sync: zap what followed from changed entries, protect it again."""
+        before = self.unsync.pop(gfn)
+        if self.trace is not None:
+            self.trace(f"kvm_mmu_sync_page: gfn {gfn:x}")
+        table = self.memory.table64(gfn)
+        now = table.tobytes() if table is not None else b"\xff" * PAGE_SIZE
+        held = False
+        for offset in _changed_words(before, now):
+            for page in self.tables[gfn]:
+                held |= self._zap_bytes(page, offset, 8)
+        if held:
+            self.tlb.flush_all()
+        self._write_protect(gfn)
+
+    def sync_all(self) -> None:
+        """Bring every table back in sync; what a CR3 load on any vCPU asks for."""
+        for gfn in tuple(self.unsync):
+            self.sync(gfn)
+
     # --- Leaf entries -------------------------------------------------------------------------
 
     def make_leaf(self, gfn: int, rights: int, *, writable: bool, pkey: int = 0) -> int:
@@ -250,6 +361,31 @@ class ShadowCache:
             if writable:
                 spte |= SPTE_WRITABLE
         elif writable:
-            shadowed = gfn in self.tables or slot.kind == "rom"
-            spte |= SPTE_TRAP_WRITE if shadowed else SPTE_WRITABLE
+            trapped = slot.kind == "rom" or self.is_protected(gfn)
+            spte |= SPTE_TRAP_WRITE if trapped else SPTE_WRITABLE
         return spte
+
+    def may_be_large(self, gfn: int) -> bool:
+        """Return whether the aligned 2 MiB around a frame may be mapped by one entry: all of it
+        RAM of one slot, and no page table among it."""
+        group = gfn >> 9
+        slot = self.memory.slot_at(gfn << PAGE_SHIFT)
+        return (
+            self.policy.large
+            and slot is not None
+            and slot.kind == "ram"
+            and slot.gpa <= group << 21
+            and (group + 1) << 21 <= slot.end
+            and group not in self.tables_in_large
+        )
+
+
+def _changed_words(before: bytes, now: bytes) -> Iterable[int]:
+    """Yield the offsets of the 8-byte words that differ between two pages."""
+    if before == now:
+        return
+    for line in range(0, PAGE_SIZE, _LINE):
+        if before[line : line + _LINE] != now[line : line + _LINE]:
+            for offset in range(line, line + _LINE, 8):
+                if before[offset : offset + 8] != now[offset : offset + 8]:
+                    yield offset

@@ -20,9 +20,6 @@ that changed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-
 from ..api import (
     FRAME_MASK,
     MAP_EXEC,
@@ -35,16 +32,17 @@ from ..api import (
     TlbHost,
 )
 from ..arch import (
-    ACC_ALL,
     ACC_EXEC,
     ACC_USER,
     ACC_WRITE,
-    ACCESS_AC,
     ACCESS_FETCH,
-    ACCESS_IMPLICIT,
     ACCESS_USER,
     ACCESS_WRITE,
     PAGE_SHIFT,
+    PT_ACCESSED,
+    PT_DIRTY,
+    PT_NX,
+    PT_PKEY_SHIFT,
     PT_PRESENT,
     Features,
     Levels,
@@ -57,11 +55,13 @@ from ..tlb import TlbTracker
 from ..walker import Context, Walk, set_accessed_dirty, walk
 from .audit import audit
 from .cache import ShadowCache
+from .context import SHIFTS, SHIFTS_32, ShadowContext, hardware_tests
+from .policy import Policy
 from .pool import (
     SPTE_EPOCH,
     SPTE_EPOCH_SHIFT,
     SPTE_FRAME,
-    SPTE_NX,
+    SPTE_LARGE,
     SPTE_PKEY_SHIFT,
     SPTE_PRESENT,
     SPTE_TRAP,
@@ -69,37 +69,11 @@ from .pool import (
     SPTE_USER,
     SPTE_WRITABLE,
     Pool,
-    ShadowPage,
 )
-from .role import make_role, mode_bits, quadrant_of
+from .role import describe_role, make_role, mode_bits
 
-# The walk over the shadow tables, as the shifts of the upper levels. Guests with 32-bit addresses
-# start at the vCPU's root table of four, the others at a shadow page.
-_SHIFTS_32 = (30, 21)
-_SHIFTS = {
-    Levels.NONE: _SHIFTS_32,
-    Levels.TWO: _SHIFTS_32,
-    Levels.PAE: _SHIFTS_32,
-    Levels.FOUR: (39, 30, 21),
-    Levels.FIVE: (48, 39, 30, 21),
-}
-
-
-@dataclass(slots=True)
-class ShadowContext:
-    """A vCPU's side of the shadow MMU: its paging state and where its shadow tables start.
-
-    ``root`` is the first place of the root, ``root_page`` the page that owns it (None: the vCPU's
-    root table), ``tests`` the hardware's permission check by access: a leaf lets the access
-    through if ``spte & mask == want``.
-    """
-
-    paging: Context
-    root: int
-    root_page: ShadowPage | None
-    shifts: tuple[int, ...]
-    mode: int
-    tests: list[tuple[int, int]]
+_PREFETCH = 8
+"""So many entries are filled after one whose neighbour was there; KVM: PTE_PREFETCH_NUM."""
 
 
 class ShadowMmu:
@@ -112,19 +86,27 @@ class ShadowMmu:
     name = "shadow"
 
     def __init__(
-        self, memory: Memory, host: TlbHost, cpus: int, *, features: Features, pool: int
+        self,
+        memory: Memory,
+        host: TlbHost,
+        cpus: int,
+        *,
+        features: Features,
+        pool: int,
+        policy: Policy | None = None,
     ) -> None:
         self.counters = Counters()
         self.memory = memory
+        self.policy = policy or Policy()
         self.tlb = TlbTracker(memory, host, cpus, self.counters)
         self.pool = Pool(pool, cpus, 5 if features.la57 else 4)
-        self.cache = ShadowCache(memory, self.tlb, self.pool, self.counters)
+        self.cache = ShadowCache(memory, self.tlb, self.pool, self.counters, self.policy)
         self.words = self.pool.words
         self.contexts = [self._new_context(cpu, Context(features)) for cpu in range(cpus)]
 
     def _new_context(self, cpu: int, paging: Context) -> ShadowContext:
         root = self.pool.root_table(cpu)
-        return ShadowContext(paging, root, None, _SHIFTS_32, 0, hardware_tests(False, False))
+        return ShadowContext(paging, root, None, SHIFTS_32, 0, hardware_tests(False, False))
 
     # --- CR3 ----------------------------------------------------------------------------------
 
@@ -135,9 +117,10 @@ class ShadowMmu:
         paging = context.paging
         paging.load(self.memory, regs)
         self.tlb.flushed(cpu)
+        self.cache.sync_all()
         self._leave_root(cpu, context)
         context.mode = mode_bits(regs.cr0, regs.cr4, regs.efer)
-        context.shifts = _SHIFTS[paging.levels]
+        context.shifts = SHIFTS[paging.levels]
         context.tests = hardware_tests(paging.smep, paging.smap)
         if paging.levels >= Levels.FOUR:
             self._enter_root_page(context)
@@ -174,26 +157,13 @@ class ShadowMmu:
 
     def _link_known_directory(self, context: ShadowContext, quarter: int) -> None:
         """Put the directory of one gigabyte into the root table if the cache has it."""
-        key = self._directory_key(context, quarter)
+        key = context.directory_key(quarter)
         if key is not None:
             page = self.cache.find(*key)
             if page is not None:
                 self.counters.mmu_root_hit += 1
                 self.pool.touch(page)
                 self.cache.link(context.root + quarter, page)
-
-    def _directory_key(self, context: ShadowContext, quarter: int) -> tuple[int, int] | None:
-        """Return (gfn, role) of the directory for a gigabyte of a 32-bit address space."""
-        paging = context.paging
-        if paging.levels is Levels.NONE:
-            return quarter << 18, make_role(context.mode, 2, direct=True)
-        if paging.levels is Levels.TWO:
-            role = make_role(context.mode, 2, quadrant=quarter)
-            return paging.root_gpa >> PAGE_SHIFT, role
-        pdpte = paging.pdptes[quarter]
-        if not pdpte & PT_PRESENT:
-            return None
-        return (pdpte & paging.frame_mask) >> PAGE_SHIFT, make_role(context.mode, 2)
 
     # --- A TLB miss ---------------------------------------------------------------------------
 
@@ -206,12 +176,18 @@ class ShadowMmu:
         gva &= paging.gva_mask
         place = context.root
         for shift in context.shifts:
-            spte = words[place + (gva >> shift & 511)]
-            if not spte & SPTE_PRESENT:
-                return self._fault(cpu, context, gva, access)
+            place += gva >> shift & 511
+            spte = words[place]
+            if spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
+                if not spte & SPTE_PRESENT:
+                    return self._fault(cpu, context, gva, access)
+                gpa = spte & FRAME_MASK | gva & 0x1F_F000
+                break
             place = (spte & SPTE_FRAME) >> 3  # a table number << 12 -> its first place
-        place += gva >> 12 & 511
-        spte = words[place]
+        else:
+            place += gva >> 12 & 511
+            spte = words[place]
+            gpa = spte & FRAME_MASK
         mask, want = context.tests[access]
         if spte & mask != want and not (
             spte & SPTE_TRAP_WRITE and (spte | SPTE_WRITABLE) & mask == want
@@ -221,19 +197,23 @@ class ShadowMmu:
             return NotCanonical(gva)
         if paging.pke and self._pkey_denies(paging, spte, access):
             return self._fault(cpu, context, gva, access)
-        return self._answer(cpu, context, place, spte, access)
+        return self._answer(cpu, context, place, spte, gpa, access)
 
     def _pkey_denies(self, paging: Context, spte: int, access: int) -> bool:
         pkey = spte >> SPTE_PKEY_SHIFT & 15
         return bool(spte & SPTE_USER) and pkey_denies(paging.regs.pkru, pkey, access, wp=paging.wp)
 
-    def _answer(self, cpu: int, context: ShadowContext, place: int, spte: int, access: int) -> int:
-        """Return the Mapping for a leaf that allows the access, and note that a TLB has it."""
+    def _answer(
+        self, cpu: int, context: ShadowContext, place: int, spte: int, gpa: int, access: int
+    ) -> int:
+        """Return the Mapping for a leaf that allows the access, and note that a TLB has it.
+
+        ``gpa`` is the address of the 4 KiB frame, which a large leaf does not say by itself.
+        """
         tlb = self.tlb
         epoch = tlb.epoch << SPTE_EPOCH_SHIFT
         if spte & SPTE_EPOCH != epoch:
             self.words[place] = spte & ~SPTE_EPOCH | epoch
-        gpa = spte & FRAME_MASK
         if spte & SPTE_TRAP:
             fetch = MAP_EXEC if access & ACCESS_FETCH else 0
             return gpa | MAP_READ | MAP_WRITE | fetch | MAP_TRAP
@@ -249,8 +229,11 @@ class ShadowMmu:
 
     def _stays_trapped(self, place: int, gpa: int) -> bool:
         """Return whether writes to a frame are still to be trapped; if not, give the leaf W."""
+        gfn = gpa >> PAGE_SHIFT
         slot = self.memory.slot_at(gpa)
-        if gpa >> PAGE_SHIFT in self.cache.tables or slot is None or slot.kind != "ram":
+        if slot is None or slot.kind != "ram":
+            return True
+        if self.cache.is_protected(gfn) and not self.cache.try_unsync(gfn):
             return True
         self.words[place] = self.words[place] & ~SPTE_TRAP_WRITE | SPTE_WRITABLE
         return False
@@ -285,29 +268,50 @@ class ShadowMmu:
             rights = rights & ~ACC_USER | ACC_WRITE
             if paging.smep and found.rights & ACC_USER:
                 rights &= ~ACC_EXEC
+        spte, place = self._install(context, found, rights)
+        return self._answer(cpu, context, place, spte, found.frame << PAGE_SHIFT, access)
+
+    def _install(self, context: ShadowContext, found: Walk, rights: int) -> tuple[int, int]:
+        """Build the path for a walk and set its leaf; return the leaf and its place."""
+        cache = self.cache
         writable = bool(rights & ACC_WRITE) and found.dirty
-        place = self._build(context, found, rights if writable else rights & ~ACC_WRITE)
-        spte = self.cache.make_leaf(found.frame, rights, writable=writable, pkey=found.pkey)
-        if self.words[place] & ~SPTE_EPOCH == spte:
-            counters.pf_spurious += 1
+        large = found.level != 1 and cache.may_be_large(found.frame)
+        direct_rights = rights if writable else rights & ~ACC_WRITE
+        place, reached = self._build(context, found, direct_rights, 2 if large else 1)
+        if reached == 2 and not cache.may_be_large(found.frame):
+            # A table of this very path lies in the large page.
+            place, reached = self._build(context, found, direct_rights, 1)
+        if reached == 1:
+            spte = cache.make_leaf(found.frame, rights, writable=writable, pkey=found.pkey)
         else:
-            counters.pf_fixed += 1
-            self.cache.set_leaf(place, spte)
-            if trace is not None:
-                trace(f"kvm_mmu_set_spte: gfn {found.frame:x} spte {spte:x}")
-        return self._answer(cpu, context, place, spte, access)
+            first = found.frame & ~511
+            spte = cache.make_leaf(first, rights, writable=writable, pkey=found.pkey) | SPTE_LARGE
+        if self.words[place] & ~SPTE_EPOCH == spte:
+            self.counters.pf_spurious += 1
+            return spte, place
+        self.counters.pf_fixed += 1
+        cache.set_leaf(place, spte)
+        if cache.trace is not None:
+            cache.trace(f"kvm_mmu_set_spte: gfn {found.frame:x} spte {spte:x}")
+        has_neighbour = place & 511 and self.words[place - 1] & SPTE_PRESENT
+        if found.level == 1 and self.policy.prefetch and has_neighbour:
+            self._prefetch(context, found, place)
+        return spte, place
 
     def _grant_unremembered(self, cpu: int, found: Walk) -> int:
         """Answer a write under WP = 0 and SMAP without leaving an spte that says it."""
         gpa = found.frame << PAGE_SHIFT
         slot = self.memory.slot_at(gpa)
-        trapped = found.frame in self.cache.tables or slot is None or slot.kind != "ram"
+        trapped = self.cache.is_protected(found.frame) or slot is None or slot.kind != "ram"
         if trapped:
             return gpa | MAP_READ | MAP_WRITE | MAP_TRAP
         return gpa | self.tlb.grant_write(cpu, found.frame, False)
 
-    def _build(self, context: ShadowContext, found: Walk, direct_rights: int) -> int:
-        """Make the path of shadow pages for a walk; return the place of its leaf.
+    def _build(
+        self, context: ShadowContext, found: Walk, direct_rights: int, to_level: int
+    ) -> tuple[int, int]:
+        """Make the path of shadow pages for a walk down to ``to_level``, or further where it goes
+        on already. Return the place of the leaf, and its level.
 
         ``direct_rights`` is the access of the direct pages below a large guest page. It has W
         only if the page is dirty: another entry that maps the same large page clean must not come
@@ -315,19 +319,21 @@ class ShadowMmu:
         """
         cache = self.cache
         gva = found.gva
-        place, missing = self._descend(context, found, direct_rights)
-        if missing:
+        place, level = self._descend(context, found, direct_rights)
+        missing = level - to_level
+        if missing > 0:
             cache.reserve(missing)
-        while missing:
-            gfn, role = self._child_key(context, found, missing, direct_rights)
-            page = cache.get_page(gfn, role)
+        while level > to_level:
+            level -= 1
+            page = cache.get_page(*context.child_key(found, level, direct_rights))
+            if self.words[place] & SPTE_LARGE:
+                cache.drop_leaf(place)
             cache.link(place, page)
-            missing -= 1
-            place = page.base + (gva >> (12 + 9 * missing) & 511)
-        return place
+            place = page.base + (gva >> 3 + 9 * level & 511)
+        return place, level
 
     def _descend(self, context: ShadowContext, found: Walk, direct_rights: int) -> tuple[int, int]:
-        """Follow what is there of a path. Return the place reached and the pages missing below.
+        """Follow what is there of a path. Return the place reached and its level.
 
         A direct page of other rights than wanted is let go: the guest's large entry has become
         dirty, or is written under WP = 0 (KVM: validate_direct_spte).
@@ -339,11 +345,11 @@ class ShadowMmu:
         if context.root_page is not None:
             pool.touch(context.root_page)
             context.root_page.writes = 0
-        level = len(context.shifts)
+        level = len(context.shifts) + 1
         for shift in context.shifts:
             place += gva >> shift & 511
             spte = words[place]
-            if not spte & SPTE_PRESENT:
+            if spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
                 return place, level
             page = pool.page_of(spte)
             if page.direct and page.access != direct_rights:
@@ -353,26 +359,39 @@ class ShadowMmu:
             page.writes = 0
             place = page.base
             level -= 1
-        return place + (gva >> 12 & 511), 0
+        return place + (gva >> 12 & 511), 1
 
-    def _child_key(
-        self, context: ShadowContext, found: Walk, level: int, direct_rights: int
-    ) -> tuple[int, int]:
-        """Return (gfn, role) of the shadow page at ``level`` on the path of a walk."""
+    def _prefetch(self, context: ShadowContext, found: Walk, place: int) -> None:
+        """Fill entries behind one whose neighbour before it was there: the guest walks upward.
+
+        Only what a walk would answer without changing anything in the guest: present, accessed,
+        nothing reserved; writable if dirty. No fault of the guest follows from it.
+        """
         paging = context.paging
-        gva = found.gva
-        if level == 2 and paging.levels <= Levels.PAE:
-            key = self._directory_key(context, gva >> 30)
-            assert key is not None  # the walk went through it
-            return key
-        if level < max(found.level, 1) or paging.levels is Levels.NONE:
-            gfn = found.frame >> 9 * level << 9 * level
-            rights = direct_rights if found.level else ACC_ALL
-            return gfn, make_role(context.mode, level, direct=True, access=rights)
-        table_gpa = next(entry[1] for entry in found.entries if entry[0] == level)
-        quadrant = quadrant_of(gva, level) if paging.levels is Levels.TWO else 0
-        role = make_role(context.mode, level, quadrant=quadrant, access=found.rights_above(level))
-        return table_gpa >> PAGE_SHIFT, role
+        words = self.words
+        _, gpa, _, _ = found.entries[-1]
+        wide = paging.entry_bytes == 8
+        table = (self.memory.table64 if wide else self.memory.table32)(gpa >> PAGE_SHIFT)
+        if table is None:
+            return
+        index = (gpa & 0xFFF) // paging.entry_bytes
+        last = min(_PREFETCH - 1, 511 - (place & 511))
+        inherited = found.rights_above(1)
+        reserved = paging.plan[-1][3]
+        for step in range(1, last + 1):
+            gpte = table[index + step]
+            if words[place + step] & SPTE_PRESENT:
+                return
+            if gpte & (PT_PRESENT | PT_ACCESSED) != PT_PRESENT | PT_ACCESSED or gpte & reserved:
+                continue
+            rights = inherited & (gpte & (ACC_WRITE | ACC_USER) | ACC_EXEC)
+            if wide and gpte & PT_NX:
+                rights &= ~ACC_EXEC
+            gfn = (gpte & paging.frame_mask) >> PAGE_SHIFT
+            pkey = gpte >> PT_PKEY_SHIFT & 15 if paging.pke and rights & ACC_USER else 0
+            writable = bool(rights & ACC_WRITE and gpte & PT_DIRTY)
+            spte = self.cache.make_leaf(gfn, rights, writable=writable, pkey=pkey)
+            self.cache.set_leaf(place + step, spte)
 
     # --- Everything else ----------------------------------------------------------------------
 
@@ -385,9 +404,9 @@ class ShadowMmu:
             self.tlb.changed(gfn)
             if gfn in self.cache.tables:
                 self.cache.guest_wrote(gpa, length)
-            elif source == "guest":
-                # The store was trapped, yet the frame is no table any more: some TLB entry still
-                # sends stores to us. Let it be answered anew.
+            if source == "guest" and not self.cache.is_protected(gfn):
+                # The store was trapped, yet the frame is no table any more (or a table that may
+                # be written): some TLB entry still sends stores to us. Let it be answered anew.
                 self._stop_trapping(gpa)
             gpa += length
 
@@ -404,39 +423,85 @@ class ShadowMmu:
         self.tlb.flush_all()
 
     def invlpg(self, cpu: int, gva: int) -> None:
-        """See :meth:`mmu.api.Mmu.invlpg`. The shadow tables follow the guest's at all times, so
-        there is nothing to do."""
+        """See :meth:`mmu.api.Mmu.invlpg`. Only an entry of a table that is out of sync can be
+        stale; it is zapped."""
         self.counters.invlpg += 1
+        if not self.cache.unsync:
+            return
+        context = self.contexts[cpu]
+        gva &= context.paging.gva_mask
+        place = context.root
+        for shift in context.shifts:
+            spte = self.words[place + (gva >> shift & 511)]
+            if spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
+                return
+            place = (spte & SPTE_FRAME) >> 3
+        page = self.pool.page_at(place)
+        if page is not None and not page.direct and page.gfn in self.cache.unsync:
+            # Alone this vCPU's TLB has dropped it; others keep it until they are told.
+            self.cache.zap_entry(page, place + (gva >> 12 & 511))
 
     def flushed(self, cpu: int) -> None:
         """See :meth:`mmu.api.Mmu.flushed`."""
         self.tlb.flushed(cpu)
 
+    def remapped(self) -> None:
+        """See :meth:`mmu.api.Mmu.remapped`. Everything goes, as with KVM's memory slots."""
+        self.zap_all()
+        self.tlb.remapped()
+
+    # --- For the owner of the machine ---------------------------------------------------------
+
+    def set_policy(self, text: str) -> None:
+        """Change the policy (see :meth:`mmu.shadow.policy.Policy.but`) and start afresh."""
+        self.cache.policy = self.policy = self.policy.but(text)
+        self.zap_all()
+
+    def zap_all(self) -> None:
+        """Forget every translation at once. O(vCPUs) now; the pages go by and by."""
+        for cpu, context in enumerate(self.contexts):
+            self._leave_root(cpu, context)
+        self.cache.zap_all_fast()
+        for context in self.contexts:
+            if context.paging.levels >= Levels.FOUR:
+                self._enter_root_page(context)
+
+    def shrink(self, pages: int) -> int:
+        """Give up to ``pages`` of the longest unused shadow pages back, as KVM does when the host
+        is short of memory (mmu_shrink_scan). Return how many went; roots in use stay."""
+        return self.cache.shrink(pages)
+
+    def start_dirty_log(self) -> None:
+        """See :meth:`mmu.tlb.TlbTracker.start_dirty_log`."""
+        self.tlb.start_dirty_log()
+
+    def dirty_log(self) -> list[int]:
+        """Return the gfns written since last asked; see :meth:`mmu.tlb.TlbTracker.dirty_log`."""
+        return self.tlb.dirty_log()
+
+    def stop_dirty_log(self) -> None:
+        """See :meth:`mmu.tlb.TlbTracker.stop_dirty_log`."""
+        self.tlb.stop_dirty_log()
+
+    def describe_path(self, cpu: int, gva: int) -> str:
+        """Return the shadow tables' side of an address, a line a level. Changes nothing."""
+        context = self.contexts[cpu]
+        gva &= context.paging.gva_mask
+        place = context.root
+        lines = [f"{gva:#x} in the shadow tables of vCPU {cpu}"]
+        for level, shift in zip(
+            range(len(context.shifts) + 1, 0, -1), (*context.shifts, 12), strict=True
+        ):
+            page = self.pool.page_at(place)
+            name = describe_role(page.gfn, page.role) if page else "root table"
+            place += gva >> shift & 511
+            spte = self.words[place]
+            lines.append(f"  level {level} [{gva >> shift & 511:3}] {spte:#018x}  {name}")
+            if level == 1 or spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
+                break
+            place = (spte & SPTE_FRAME) >> 3
+        return "\n".join(lines)
+
     def check(self) -> None:
         """See :meth:`mmu.api.Mmu.check`. O(shadow pages)."""
         audit(self)
-
-
-@lru_cache(maxsize=4)
-def hardware_tests(smep: bool, smap: bool) -> list[tuple[int, int]]:
-    """Return, for each access, (mask, want): a leaf allows it if ``spte & mask == want``.
-
-    Hardware's own rules for an entry with CR0.WP = 1 and EFER.NXE = 1 (SDM 4.6.1).
-    """
-    tests = []
-    for access in range(1024):
-        mask = want = SPTE_PRESENT
-        if access & ACCESS_USER and not access & ACCESS_IMPLICIT:
-            mask |= SPTE_USER
-            want |= SPTE_USER
-        elif access & ACCESS_FETCH:
-            mask |= SPTE_USER if smep else 0
-        elif smap and (access & ACCESS_IMPLICIT or not access & ACCESS_AC):
-            mask |= SPTE_USER
-        if access & ACCESS_FETCH:
-            mask |= SPTE_NX
-        elif access & ACCESS_WRITE:
-            mask |= SPTE_WRITABLE
-            want |= SPTE_WRITABLE
-        tests.append((mask, want))
-    return tests

@@ -5,12 +5,13 @@ All tables stand in one host buffer of 64-bit words, 512 a table, so that a comp
 follow them as hardware follows the tables that KVM writes. A *place* is the index of a word in
 that buffer: table ``n`` owns the places ``512 * n`` to ``512 * n + 511``. An entry (spte)::
 
-    63  62..59  58..52  51..12               11   10    9     2  1  0
-    NX  pkey    epoch   frame, or for an     -    trap  trap  U  W  P
+    63  62..59  58..52  51..12               11   10    9     7   2  1  0
+    NX  pkey    epoch   frame, or for an     -    trap  trap  PS  U  W  P
                         upper entry the           write
                         table number
 
-U, W, P and NX (and pkey) mean what they mean to hardware with CR0.WP = 1 and EFER.NXE = 1.
+U, W, P, PS and NX (and pkey) mean what they mean to hardware with CR0.WP = 1 and EFER.NXE = 1;
+an entry with PS stands at level 2 and maps 2 MiB.
 
 trap        the frame is no RAM: a device, or nothing. Every access goes to the host.
 trap write  the guest may write here, but the frame holds a guest page table (or is ROM): reads go
@@ -34,6 +35,7 @@ from .role import access_of, describe_role, glevels_of, is_direct, level_of, qua
 SPTE_PRESENT = 1 << 0
 SPTE_WRITABLE = 1 << 1
 SPTE_USER = 1 << 2
+SPTE_LARGE = 1 << 7
 SPTE_TRAP = 1 << 9
 SPTE_TRAP_WRITE = 1 << 10
 SPTE_EPOCH_SHIFT = 52
@@ -54,6 +56,7 @@ class ShadowPage:
 
     ``parents`` are the places of the upper entries that lead here; ``pins`` counts the vCPUs that
     run on this page as root; ``writes`` counts guest writes to its table since it was last used.
+    An ``obsolete`` page is out of every look-up and only waits to be taken apart.
     """
 
     __slots__ = (
@@ -63,6 +66,7 @@ class ShadowPage:
         "gfn",
         "glevels",
         "level",
+        "obsolete",
         "parents",
         "pins",
         "quadrant",
@@ -82,6 +86,7 @@ class ShadowPage:
         self.parents: set[int] = set()
         self.pins = 0
         self.writes = 0
+        self.obsolete = False
 
     @property
     def places(self) -> range:

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A vCPU's side of the shadow MMU: where its tables start, and hardware's permission check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..arch import (
+    ACC_ALL,
+    ACCESS_AC,
+    ACCESS_FETCH,
+    ACCESS_IMPLICIT,
+    ACCESS_USER,
+    ACCESS_WRITE,
+    PAGE_SHIFT,
+    PT_PRESENT,
+    Levels,
+)
+from ..walker import Context, Walk
+from .pool import SPTE_NX, SPTE_PRESENT, SPTE_USER, SPTE_WRITABLE, ShadowPage
+from .role import make_role, quadrant_of
+
+# The walk over the shadow tables, as the shifts of the upper levels. Guests with 32-bit addresses
+# start at the vCPU's root table of four, the others at a shadow page.
+SHIFTS_32 = (30, 21)
+SHIFTS = {
+    Levels.NONE: SHIFTS_32,
+    Levels.TWO: SHIFTS_32,
+    Levels.PAE: SHIFTS_32,
+    Levels.FOUR: (39, 30, 21),
+    Levels.FIVE: (48, 39, 30, 21),
+}
+
+
+@dataclass(slots=True)
+class ShadowContext:
+    """One vCPU's paging state and where its shadow tables start.
+
+    ``root`` is the first place of the root, ``root_page`` the page that owns it (None: the vCPU's
+    root table), ``mode`` the mode bits of every role made now, ``tests`` the permission check by
+    access: a leaf lets the access through if ``spte & mask == want``.
+    """
+
+    paging: Context
+    root: int
+    root_page: ShadowPage | None
+    shifts: tuple[int, ...]
+    mode: int
+    tests: list[tuple[int, int]]
+
+    def directory_key(self, quarter: int) -> tuple[int, int] | None:
+        """Return (gfn, role) of the directory for a gigabyte of a 32-bit address space."""
+        paging = self.paging
+        if paging.levels is Levels.NONE:
+            return quarter << 18, make_role(self.mode, 2, direct=True)
+        if paging.levels is Levels.TWO:
+            role = make_role(self.mode, 2, quadrant=quarter)
+            return paging.root_gpa >> PAGE_SHIFT, role
+        pdpte = paging.pdptes[quarter]
+        if not pdpte & PT_PRESENT:
+            return None
+        return (pdpte & paging.frame_mask) >> PAGE_SHIFT, make_role(self.mode, 2)
+
+    def child_key(self, found: Walk, level: int, direct_rights: int) -> tuple[int, int]:
+        """Return (gfn, role) of the shadow page at ``level`` on the path of a walk.
+
+        ``direct_rights`` is the access of a page below a large guest page.
+        """
+        paging = self.paging
+        gva = found.gva
+        if level == 2 and paging.levels <= Levels.PAE:
+            key = self.directory_key(gva >> 30)
+            assert key is not None  # the walk went through it
+            return key
+        if level < max(found.level, 1) or paging.levels is Levels.NONE:
+            gfn = found.frame >> 9 * level << 9 * level
+            rights = direct_rights if found.level else ACC_ALL
+            return gfn, make_role(self.mode, level, direct=True, access=rights)
+        table_gpa = next(entry[1] for entry in found.entries if entry[0] == level)
+        quadrant = quadrant_of(gva, level) if paging.levels is Levels.TWO else 0
+        role = make_role(self.mode, level, quadrant=quadrant, access=found.rights_above(level))
+        return table_gpa >> PAGE_SHIFT, role
+
+
+@lru_cache(maxsize=4)
+def hardware_tests(smep: bool, smap: bool) -> list[tuple[int, int]]:
+    """Return, for each access, (mask, want): a leaf allows it if ``spte & mask == want``.
+
+    Hardware's own rules for an entry with CR0.WP = 1 and EFER.NXE = 1 (SDM 4.6.1).
+    """
+    tests = []
+    for access in range(1024):
+        mask = want = SPTE_PRESENT
+        if access & ACCESS_USER and not access & ACCESS_IMPLICIT:
+            mask |= SPTE_USER
+            want |= SPTE_USER
+        elif access & ACCESS_FETCH:
+            mask |= SPTE_USER if smep else 0
+        elif smap and (access & ACCESS_IMPLICIT or not access & ACCESS_AC):
+            mask |= SPTE_USER
+        if access & ACCESS_FETCH:
+            mask |= SPTE_NX
+        elif access & ACCESS_WRITE:
+            mask |= SPTE_WRITABLE
+            want |= SPTE_WRITABLE
+        tests.append((mask, want))
+    return tests
