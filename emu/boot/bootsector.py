@@ -2,8 +2,8 @@
 """Boot sectors: 512 bytes ending in 55 AA, alone or as the first sector of a disk image.
 
 The sector goes to 0x7c00 and is entered in real mode with the drive's number in DL, as a BIOS
-does; the whole image is that drive, served by INT 13h. A file that is no multiple of 512 bytes is padded, since
-assemblers write such files.
+does; the whole image is that drive, served by INT 13h. A file that is no multiple of 512 bytes is
+padded, since assemblers write such files.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ class BootRequest:
 
     `memory` has all its slots, firmware ROM and tables included. `name` is what the kernel sees as
     argv[0]. `address` and `entry` (guest-physical) are for flat images only, `drive` (0x80 the
-    first hard disk, 0 the first floppy) is where a boot sector comes from. `reserved` are (gpa, size, E820 type) of RAM that the board keeps for itself, `rsdp` the bytes of the ACPI
+    first hard disk, 0 the first floppy) is where a boot sector comes from. `reserved` are
+    (gpa, size, E820 type) of RAM that the board keeps for itself, `rsdp` the bytes of the ACPI
     root pointer if there is one and `rsdp_gpa` where it lies. `warn` is told what was ignored.
     """
 

@@ -230,12 +230,10 @@ class ShadowCache:
             del self.tables_in_large[group]
 
     def zap_all_fast(self) -> None:
-        """Make every page unreachable at once; none may be pinned. The pages themselves are taken
-        apart by and by, when room is needed or faults come by (KVM: kvm_mmu_zap_all_fast).
+        """Make every page unreachable at once; none may be pinned or linked from a root table. The
+        pages themselves are taken apart by and by, when room is needed or faults come by (KVM:
+        kvm_mmu_zap_all_fast). O(pages), a mark each.
         """
-        for page in self.pool:
-            for place in [place for place in page.parents if self.pool.is_root_place(place)]:
-                self.unlink(place)
         self.obsolete += [page for page in self.pool if not page.obsolete]
         for page in self.obsolete:
             page.obsolete = True

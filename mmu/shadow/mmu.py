@@ -458,7 +458,7 @@ class ShadowMmu:
         self.zap_all()
 
     def zap_all(self) -> None:
-        """Forget every translation at once. O(vCPUs) now; the pages go by and by."""
+        """Forget every translation at once; the pages themselves go by and by."""
         for cpu, context in enumerate(self.contexts):
             self._leave_root(cpu, context)
         self.cache.zap_all_fast()
