@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What `--help` prints."""
+
+from __future__ import annotations
+
+__all__ = ["RUN"]
+
+RUN = """\
+usage: shadowcorn run KERNEL [options]
+
+Boots KERNEL (a file, or guest:NAME) and runs it until it ends. What the guest sends to its serial
+port goes to standard output, everything else to standard error. All of QEMU's options are
+understood, with one dash or two; the others are passed over with a warning.
+
+the machine, in QEMU's spelling
+  -kernel FILE            the kernel, where it is not the first argument
+  -append TEXT            its command line
+  -initrd "A args,B"      multiboot modules, or the initrd of a Linux kernel
+  -m SIZE                 memory: 128M (default), 1G; without a suffix MiB
+  -smp N                  virtual CPUs, 1 to 16
+  -cpu MODEL,+f,-f        CPU features, as max,-smep
+  -hda FILE               a disk image (also -hdb to -hdd, -fda, -fdb)
+  -drive file=FILE,...    the same: index=N, snapshot=on, readonly=on, if=ide|floppy
+  -snapshot               keep all writes off the disk images
+  -fw_cfg name=N,string=S a fw_cfg file (or file=PATH)
+  -rtc base=DATE          what the clock says at power-on, as 2024-01-31T12:00:00
+  -device isa-debug-exit,iobase=0xf4,iosize=0x04
+                          where the guest may end the run (this is the default)
+  -no-reboot              a reset ends the run
+
+where output goes
+  -serial WHERE           stdio (default), null or file:PATH; again for the next port
+  -debugcon WHERE         port 0xe9: null (default), stdio or file:PATH
+  -display KIND           text (default): the text screen on standard error; curses, none
+  -nographic              -display none
+  -d mmu,int,device       log MMU events, interrupts, odd device accesses
+  -D FILE                 the log's file (default: standard error)
+  --json FILE             outcome, counters and the end of the serial output
+  --summary               what the shadow page cache did, as a table
+
+how to boot
+  --format FORMAT         auto (default), multiboot, multiboot2, linux, bootsector, flat32, flat16
+  --address N             where a flat image goes (0x100000; real mode 0x7c00)
+  --entry N               where it starts, if not at its beginning
+
+how to run
+  --mmu NAME              shadow (default), uncached, native, or MODULE:CLASS
+  --shadow-pages N        bound on shadow pages
+  --audit                 check every invariant of the MMU after every event (slow)
+  --timeout S             stop after S host seconds (exit code 124)
+  --max-insns N           stop after N instructions (exit code 124)
+  --quantum N             instructions a virtual CPU runs before the next has its turn
+  --seed N                seed of whatever is random
+  --clock KIND            how instructions are counted: auto, count, block
+
+exit codes: (value << 1) | 1 from the guest's isa-debug-exit (always odd); 0 power-off or idle,
+2 bad usage or kernel, 4 triple fault, 6 internal error, 124 timeout
+"""

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From words to `RunOptions`, one small function an option.
+
+The grammar is QEMU's (`emu.cli.qemu`), which argparse cannot be taught: an option's argument is the
+next word whatever it looks like. `shadowcorn run` and `shadowcorn-qemu` take the same options and
+differ in what is there without being asked for: QEMU shows nothing of the serial port unless told,
+and has no isa-debug-exit device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+from emu.cli import qemu
+from emu.cli.options import (
+    DebugExit,
+    Drive,
+    FwCfg,
+    RunOptions,
+    parse_number,
+    parse_positive,
+    parse_seconds,
+    parse_size,
+)
+from emu.cli.plugs import (
+    add_chardev,
+    add_device,
+    add_drive,
+    character_device,
+    insert_disk,
+)
+from emu.errors import UsageError
+
+__all__ = ["MAX_CPUS", "parse_run"]
+
+MAX_CPUS = 16
+_MIB = 1 << 20
+_MIN_MEMORY = _MIB
+_MAX_MEMORY = 1 << 38
+_DISPLAYS = ("text", "none", "curses")
+_LOG_ITEMS = ("mmu", "int", "device", "guest_errors", "unimp")
+
+
+def _memory(options: RunOptions, value: str) -> None:
+    size = qemu.properties(value, "size").get("size", "")
+    memory = parse_size(size)
+    if memory < _MIN_MEMORY or memory > _MAX_MEMORY:
+        raise UsageError(f"-m {value}: memory must be from 1M to 256G")
+    options.memory = memory & -4096
+
+
+def _smp(options: RunOptions, value: str) -> None:
+    fields = qemu.properties(value, "cpus")
+    levels = ("sockets", "dies", "clusters", "cores", "threads")
+    parts = [parse_positive(fields[name], name) for name in levels if name in fields]
+    cpus = parse_positive(fields["cpus"], "-smp") if "cpus" in fields else prod(parts)
+    if cpus > MAX_CPUS:
+        raise UsageError(
+            f"Invalid SMP CPUs {cpus}. The max CPUs supported by this machine is {MAX_CPUS}"
+        )
+    options.cpus = cpus
+
+
+def _machine(options: RunOptions, value: str) -> None:
+    fields = qemu.properties(value, "type")
+    kind = fields.get("type", "pc")
+    if kind not in ("pc", "isapc") and not kind.startswith(("pc-i440fx", "pc-1.", "pc-0.")):
+        options.warn(f"machine type {kind} is not known: the board is a pc (i440FX)")
+
+
+def _log(options: RunOptions, value: str) -> None:
+    for item in value.split(","):
+        if item in _LOG_ITEMS:
+            options.log_items.add(item)
+        elif item in qemu.FOREIGN_LOG_ITEMS or item.startswith("trace:"):
+            options.warn(f"-d {item} is not to be had: passed over")
+        else:
+            raise UsageError(f"-d {item} is not known: one of {', '.join(_LOG_ITEMS)}")
+
+
+def _display(options: RunOptions, value: str) -> None:
+    kind = value.partition(",")[0]
+    if kind in ("gtk", "sdl", "vnc", "spice-app", "dbus", "egl-headless") or kind.startswith(
+        "vnc="
+    ):
+        kind = "text"
+    if kind not in _DISPLAYS:
+        raise UsageError(f"-display {value} is not known: one of {', '.join(_DISPLAYS)}")
+    options.display = kind
+
+
+def _fw_cfg(options: RunOptions, value: str) -> None:
+    fields = qemu.properties(value, "name")
+    name = fields.get("name")
+    if not name or ("string" in fields) == ("file" in fields):
+        raise UsageError(f"-fw_cfg {value}: name=NAME,string=TEXT or name=NAME,file=PATH")
+    data = fields.get("string", "").encode("utf-8", "surrogateescape")
+    options.fw_cfg.append(FwCfg(name, data, fields.get("file")))
+
+
+def _monitor(options: RunOptions, value: str) -> None:
+    if value not in ("none", "null", "stdio", "vc", "/dev/null"):
+        options.warn("there is no monitor: -monitor is passed over")
+
+
+def _rtc(options: RunOptions, value: str) -> None:
+    base = qemu.properties(value, "base").get("base")
+    options.rtc = base if base not in (None, "utc", "localtime") else None
+
+
+def _mmu(options: RunOptions, value: str) -> None:
+    if not value or (":" not in value and not value.isidentifier()):
+        raise UsageError(f"--mmu {value}: shadow, uncached, native or MODULE:CLASS")
+    options.mmu = value
+
+
+_Setter = Callable[[RunOptions, str], None]
+
+
+def _attribute(name: str, convert: Callable[[str, str], object] | None = None,
+               flag: str = "") -> _Setter:  # fmt: skip
+    def put(options: RunOptions, value: str) -> None:
+        setattr(options, name, convert(value, flag or f"--{name}") if convert else value)
+
+    return put
+
+
+_VALUES: dict[str, _Setter] = {
+    "kernel": _attribute("kernel"),
+    "append": _attribute("append"),
+    "initrd": _attribute("initrd"),
+    "m": _memory,
+    "smp": _smp,
+    "cpu": _attribute("cpu"),
+    "machine": _machine,
+    "M": _machine,
+    "d": _log,
+    "D": _attribute("log_file"),
+    "display": _display,
+    "fw_cfg": _fw_cfg,
+    "monitor": _monitor,
+    "rtc": _rtc,
+    "seed": _attribute("seed", parse_number, "--seed"),
+    "format": _attribute("format"),
+    "address": _attribute("address", parse_number),
+    "entry": _attribute("entry", parse_number),
+    "mmu": _mmu,
+    "shadow-pages": _attribute("shadow_pages", parse_positive, "--shadow-pages"),
+    "timeout": _attribute("timeout", parse_seconds),
+    "max-insns": _attribute("max_insns", parse_positive, "--max-insns"),
+    "quantum": _attribute("quantum", parse_positive),
+    "clock": _attribute("clock"),
+    "json": _attribute("json"),
+}
+_FLAGS: dict[str, str] = {
+    "no-reboot": "no_reboot",
+    "nodefaults": "no_defaults",
+    "snapshot": "snapshot",
+    "audit": "audit",
+    "summary": "summary",
+}
+# Taken up in the second pass, when all -chardev and -drive if=none are known.
+_LATER = ("serial", "debugcon", "device", "parallel", "boot")
+_DISKS = {"hda": 0, "hdb": 1, "hdc": 2, "hdd": 3}
+_FLOPPIES = {"fda": 0, "fdb": 1}
+_TAKES_VALUE = {
+    **dict.fromkeys((*_VALUES, *_LATER, *_DISKS, *_FLOPPIES, "chardev", "drive"), True),
+    **dict.fromkeys((*_FLAGS, "nographic", "no-shutdown", "curses", "h", "help", "version"), False),
+}
+
+
+def parse_run(words: Sequence[str], *, for_qemu: bool = False) -> RunOptions:
+    """Return the options that the words ask for; raises UsageError."""
+    options = RunOptions(for_qemu=for_qemu)
+    chardevs: dict[str, str] = {}
+    unplugged: dict[str, Drive] = {}
+    later: list[tuple[str, str]] = []
+    nographic = False
+    for name, value in qemu.split(words, _TAKES_VALUE):
+        text = value or ""
+        if name is None:
+            _positional(options, text)
+        elif name in _VALUES:
+            _VALUES[name](options, text)
+        elif name in _FLAGS:
+            setattr(options, _FLAGS[name], True)
+        elif name in _LATER:
+            later.append((name, text))
+        elif name in _DISKS:
+            insert_disk(options, Drive(text, _DISKS[name]))
+        elif name in _FLOPPIES:
+            options.floppies[_FLOPPIES[name]] = text
+        elif name == "chardev":
+            add_chardev(options, text, chardevs)
+        elif name == "drive":
+            add_drive(options, text, unplugged)
+        elif name == "nographic":
+            nographic = True
+        elif name == "curses":
+            options.display = "curses"
+        elif name in qemu.UNSUPPORTED:
+            options.warn(f"-{name} is not to be had: passed over")
+    _second_pass(options, later, chardevs, unplugged)
+    _defaults(options, nographic)
+    return options
+
+
+def _positional(options: RunOptions, path: str) -> None:
+    if options.for_qemu:
+        insert_disk(options, Drive(path, 0))
+    elif options.kernel is not None:
+        raise UsageError(f"one kernel at a time: {options.kernel} and {path} are given")
+    else:
+        options.kernel = path
+
+
+def _second_pass(options: RunOptions, later: Sequence[tuple[str, str]], chardevs: dict[str, str],
+                 unplugged: dict[str, Drive]) -> None:  # fmt: skip
+    for name, value in later:
+        if name == "serial":
+            options.serial.append(character_device(options, value, chardevs))
+        elif name == "debugcon":
+            options.debugcon.append((0xE9, character_device(options, value, chardevs)))
+        elif name == "device":
+            add_device(options, value, chardevs, unplugged)
+        elif name == "parallel" and value not in ("none", "null"):
+            options.warn("there is no parallel port: -parallel is passed over")
+
+
+def _defaults(options: RunOptions, nographic: bool) -> None:
+    """Fill in what was not said, and refuse what makes no sense together."""
+    if nographic:
+        options.display = options.display or "none"
+    if options.display is None:
+        options.display = "text"
+    if not options.serial:
+        shown = nographic or not options.for_qemu
+        shown = shown or (options.display != "none" and not options.no_defaults)
+        options.serial.append("stdio" if shown else "null")
+    if not options.for_qemu:
+        options.debug_exit = options.debug_exit or DebugExit()
+        if all(iobase != 0xE9 for iobase, _ in options.debugcon):
+            options.debugcon.append((0xE9, "null"))
+    if options.kernel is None and not options.drives and not options.floppies:
+        raise UsageError("no kernel: name a file, or guest:NAME (shadowcorn guests lists them)")
+    if options.kernel is None and (options.append or options.initrd):
+        raise UsageError("-append and -initrd are for a kernel that is named")
