@@ -85,6 +85,13 @@ _TABLE = (
         "others, real mode included, wrote into it; 16-bit, virtual-8086, compatibility mode",
         "mode_mix.bin",
     ),
+    Guest(
+        "pse",
+        "large pages split, merged, moved and protected",
+        "4 MiB, 2 MiB and 1 GiB pages, PSE-36, CR4.PSE toggled, A and D in large entries, "
+        "one INVLPG anywhere inside, pairs of writable and read-only pages on one frame",
+        "pse.elf",
+    ),
 )
 
 GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}
