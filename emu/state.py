@@ -81,6 +81,11 @@ def _real_segment(selector: int, attributes: int = ATTR_DATA16) -> Segment:
     return Segment(selector, selector << 4, 0xFFFF, attributes)
 
 
+_TABLE_AFTER_RESET = Table(0, 0xFFFF)
+_LDTR_AFTER_RESET = Segment(0, 0, 0xFFFF, _ATTR_LDT)
+_TR_AFTER_RESET = Segment(0, 0, 0xFFFF, _ATTR_TSS_BUSY)
+
+
 @dataclass(slots=True)
 class CpuState:
     """All that a boot loader may want to set; the rest is as after reset (SDM 3A 9.1.1).
@@ -96,10 +101,10 @@ class CpuState:
     cr3: int = 0
     cr4: int = 0
     efer: int = 0
-    gdtr: Table = Table(0, 0xFFFF)
-    idtr: Table = Table(0, 0xFFFF)
-    ldtr: Segment = Segment(0, 0, 0xFFFF, _ATTR_LDT)
-    tr: Segment = Segment(0, 0, 0xFFFF, _ATTR_TSS_BUSY)
+    gdtr: Table = _TABLE_AFTER_RESET
+    idtr: Table = _TABLE_AFTER_RESET
+    ldtr: Segment = _LDTR_AFTER_RESET
+    tr: Segment = _TR_AFTER_RESET
 
     @classmethod
     def reset(cls) -> CpuState:

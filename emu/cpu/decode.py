@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What an instruction touches, for the few questions that a fault cannot answer by itself.
+
+Only slow paths come here: capstone takes some ten microseconds an instruction.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import capstone
+from capstone import x86 as cs
+
+if TYPE_CHECKING:
+    from emu.cpu.registers import Registers
+
+__all__ = ["disassemble", "is_stack_access", "length_of_prefixes", "memory_operand_address"]
+
+
+class RegisterFile(Protocol):
+    """What an operand's address depends on; a Vcpu is one."""
+
+    @property
+    def regs(self) -> Registers:
+        """The registers."""
+
+    @property
+    def bits(self) -> int:
+        """How the instruction at RIP is decoded: 16, 32 or 64."""
+
+
+_PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
+_STACK_REGISTERS = frozenset(
+    getattr(cs, f"X86_REG_{name}") for name in ("RSP", "ESP", "SP", "RBP", "EBP", "BP")
+)
+_IMPLICIT_STACK = frozenset(
+    [
+        "push",
+        "pop",
+        "call",
+        "ret",
+        "retf",
+        "retfq",
+        "enter",
+        "leave",
+        "pushf",
+        "popf",
+        "pushfd",
+        "popfd",
+        "pushfq",
+        "popfq",
+        "pushal",
+        "popal",
+        "pushaw",
+        "popaw",
+        "iret",
+        "iretd",
+        "iretq",
+        "lcall",
+    ]
+)
+
+
+@lru_cache(maxsize=3)
+def _decoder(bits: int) -> Any:
+    mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[bits]
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
+    decoder.detail = True
+    return decoder
+
+
+def _first(code: bytes, rip: int, bits: int) -> Any:
+    return next(_decoder(bits).disasm(code, rip, 1), None)
+
+
+def length_of_prefixes(code: bytes, bits: int) -> int:
+    """Return how many prefix bytes, REX included, stand before the opcode."""
+    at = 0
+    while at < len(code) and code[at] in _PREFIXES:
+        at += 1
+    if bits == 64 and at < len(code) and code[at] & 0xF0 == 0x40:
+        at += 1
+    return at
+
+
+def is_stack_access(code: bytes, rip: int, bits: int) -> bool:
+    """Return whether the memory operand of the instruction is in the stack segment.
+
+    Decides between #SS and #GP for a non-canonical address (SDM 2A 2.2.1.3).
+    """
+    instruction = _first(code, rip, bits)
+    if instruction is None:
+        return False
+    memory = [o for o in instruction.operands if o.type == cs.X86_OP_MEM]
+    for operand in memory:
+        if operand.mem.segment not in (cs.X86_REG_INVALID, cs.X86_REG_SS):
+            return False
+        if operand.mem.segment == cs.X86_REG_SS or operand.mem.base in _STACK_REGISTERS:
+            return True
+    return not memory and instruction.mnemonic in _IMPLICIT_STACK
+
+
+def memory_operand_address(code: bytes, cpu: RegisterFile) -> int | None:
+    """Return the linear address of the explicit memory operand of the instruction at RIP.
+
+    None if it has none. `[register]` with a 32- or 64-bit register, as in nearly every INVLPG, is
+    decoded by hand; all else takes capstone.
+    """
+    bits = cpu.bits
+    at = length_of_prefixes(code, bits)
+    if at == 0 and len(code) > 2 and code[0] == 0x0F and code[2] >> 6 == 0:
+        number = code[2] & 7
+        if number not in (4, 5) and bits != 16:
+            base = cpu.regs.gpr(number)
+            if bits == 64:
+                return base
+            return base + cpu.regs.segment_base(_DS) & 0xFFFF_FFFF
+    instruction = _first(code, cpu.regs.rip, bits)
+    if instruction is None:
+        return None
+    for operand in instruction.operands:
+        if operand.type == cs.X86_OP_MEM:
+            return _address(instruction, operand.mem, cpu)
+    return None
+
+
+def _address(instruction: Any, memory: Any, cpu: RegisterFile) -> int:
+    width = 1 << 8 * instruction.addr_size
+    regs = cpu.regs
+    offset = int(memory.disp)
+    if memory.base == cs.X86_REG_RIP:
+        offset += regs.rip + instruction.size
+    elif memory.base:
+        offset += regs.gpr(_register_number(memory.base))
+    if memory.index and memory.index != cs.X86_REG_RIZ:
+        offset += regs.gpr(_register_number(memory.index)) * memory.scale
+    segment = _SEGMENT_NUMBER.get(memory.segment)
+    if segment is None:
+        segment = _SS if memory.base in _STACK_REGISTERS else _DS
+    if cpu.bits == 64:
+        base = regs.segment_base(segment) if segment in (_FS, _GS) else 0
+        return int(offset % width + base) & (1 << 64) - 1
+    return offset % width + regs.segment_base(segment) & 0xFFFF_FFFF
+
+
+def _register_number(register: int) -> int:
+    """Return the ModRM number of a general register of any width."""
+    return _REGISTER_NUMBER[register]
+
+
+_ES, _CS, _SS, _DS, _FS, _GS = range(6)
+_SEGMENT_NUMBER = {
+    getattr(cs, f"X86_REG_{name}"): number
+    for number, name in enumerate(("ES", "CS", "SS", "DS", "FS", "GS"))
+}
+_REGISTER_NUMBER = {
+    getattr(cs, f"X86_REG_{name}"): number
+    for number, letters in enumerate(["AX", "CX", "DX", "BX", "SP", "BP", "SI", "DI"])
+    for name in (letters, "E" + letters, "R" + letters)
+}
+_REGISTER_NUMBER.update(
+    (getattr(cs, f"X86_REG_R{number}{suffix}"), number)
+    for number in range(8, 16)
+    for suffix in ("", "D", "W")
+)
+
+
+def touches_descriptors(code: bytes, rip: int, bits: int) -> bool:
+    """Return whether the instruction may read GDT, LDT or TSS by itself at CPL 3."""
+    instruction = _first(code, rip, bits)
+    if instruction is None:
+        return False
+    if instruction.mnemonic in _DESCRIPTOR_INSTRUCTIONS:
+        return True
+    if instruction.mnemonic in ("mov", "pop"):
+        target = instruction.operands[0]
+        return target.type == cs.X86_OP_REG and target.reg in _SEGMENT_NUMBER
+    return False
+
+
+_DESCRIPTOR_INSTRUCTIONS = frozenset(
+    [
+        "lds",
+        "les",
+        "lfs",
+        "lgs",
+        "lss",
+        "lar",
+        "lsl",
+        "verr",
+        "verw",
+        "ljmp",
+        "lcall",
+        "retf",
+        "retfq",
+        "iret",
+        "iretd",
+        "iretq",
+        "in",
+        "out",
+        "insb",
+        "insw",
+        "insd",
+        "outsb",
+        "outsw",
+        "outsd",
+    ]
+)
+
+
+def disassemble(code: bytes, rip: int, bits: int, count: int) -> list[str]:
+    """Return up to `count` instructions as lines of address, bytes and text."""
+    lines = []
+    for instruction in _decoder(bits).disasm(code, rip, count):
+        text = f"{instruction.mnemonic} {instruction.op_str}".strip()
+        lines.append(f"{instruction.address:#x}: {instruction.bytes.hex():<20} {text}")
+    return lines

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Single instructions that Unicorn gets wrong or keeps to itself, taken over one by one.
+
+The engine still holds QEMU's emulation of AMD's SVM. We run every guest as an SVM guest
+(`HF_GUEST`), set the intercept bits we want (AMD APM 2, 15.9), and an intercepted instruction
+arrives in the interrupt hook as `VMEXIT + exit code`, RIP on the instruction and nothing of it
+done. It costs the others nothing, needs no search for opcodes, and an exit takes 0.5 us.
+
+    MOV CR0/CR4, MOV CR8    checks of SDM 3A 2.5 and 4.4.1 that QEMU leaves out; the task priority
+    MOV CR3                 only where it can fault: legacy PAE paging (bad PDPTEs)
+    RDMSR, WRMSR            emu.cpu.msr
+    PAUSE                   only with several vCPUs: the vCPU yields
+    INVLPG                  noted, then executed natively
+    SGDT, SIDT, SLDT, STR, SMSW   only under CR4.UMIP
+    all exceptions          so that QEMU never turns one into a double fault by itself
+    VINTR, NMI              not instructions: interrupt windows (emu.cpu.vcpu)
+
+"Executed natively" is `step_over`: its intercept bit is off for one instruction, behind which the
+trap flag, which the guest never gets to see, brings us back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from emu.cpu import hidden as H
+from emu.cpu.decode import length_of_prefixes, memory_operand_address
+from emu.cpu.faults import Event, Fault, Vector
+from emu.cpu.registers import DESC_L, EFLAGS_RF, EFLAGS_TF
+from mmu.api import PagingRegisters
+from mmu.arch import (
+    CR0_CD,
+    CR0_NW,
+    CR0_PDPTE_BITS,
+    CR0_PE,
+    CR0_PG,
+    CR0_WP,
+    CR4_LA57,
+    CR4_PAE,
+    CR4_PDPTE_BITS,
+    EFER_LMA,
+    EFER_LME,
+)
+from mmu.walker import pdptes_valid
+
+if TYPE_CHECKING:
+    from emu.cpu.vcpu import Vcpu
+
+__all__ = ["Intercepts"]
+
+_CR0_ET = 1 << 4
+_CR0_KNOWN = 0xE005_003F
+_CR4_PGE = 1 << 7
+_CR4_UMIP = 1 << 11
+# CR4 bits by the feature that must be there (SDM 3A 2.5).
+_CR4_FEATURES = (
+    ("tsc", 1 << 2),  # TSD
+    ("de", 1 << 3),
+    ("pse", 1 << 4),
+    ("pae", 1 << 5),
+    ("mce", 1 << 6),
+    ("pge", 1 << 7),
+    ("fxsr", 1 << 9),  # OSFXSR
+    ("sse", 1 << 10),  # OSXMMEXCPT
+    ("umip", 1 << 11),
+    ("la57", 1 << 12),
+    ("fsgsbase", 1 << 16),
+    ("xsave", 1 << 18),
+    ("smep", 1 << 20),
+    ("smap", 1 << 21),
+    ("pku", 1 << 22),
+)
+_CR4_PCE = 1 << 8
+# What a change of CR4 flushes (SDM 3A 4.10.4.1).
+_CR4_FLUSH = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 12 | 1 << 20 | 1 << 21 | 1 << 22
+_CR0_FLUSH = CR0_PG | CR0_WP | CR0_PE
+
+_EXIT_READ_CR0 = 0x00
+_EXIT_READ_CR8 = 0x08
+_EXIT_WRITE_CR0 = 0x10
+_EXIT_WRITE_CR3 = 0x13
+_EXIT_WRITE_CR4 = 0x14
+_EXIT_WRITE_CR8 = 0x18
+_EXIT_IDTR_READ = 0x66
+_EXIT_GDTR_READ = 0x67
+_EXIT_LDTR_READ = 0x68
+_EXIT_TR_READ = 0x69
+_UMIP_EXITS = (_EXIT_IDTR_READ, _EXIT_GDTR_READ, _EXIT_LDTR_READ, _EXIT_TR_READ)
+_DR6_BS = 1 << 14
+
+
+def _bit(exit_code: int) -> int:
+    return 1 << exit_code - H.EXIT_FIRST
+
+
+class Intercepts:
+    """The intercepted instructions of one vCPU; `handlers` maps exit codes to what serves them."""
+
+    def __init__(self, cpu: Vcpu) -> None:
+        """Serve `cpu`."""
+        self._cpu = cpu
+        self._h = cpu.hidden.h
+        self._d = cpu.hidden.d
+        self._q = cpu.hidden.q
+        self.yields_on_pause = False
+        self.handlers: dict[int, Callable[[], None]] = {
+            _EXIT_READ_CR0: self._umip,
+            _EXIT_READ_CR8: self._read_cr8,
+            _EXIT_WRITE_CR0: self._write_cr0,
+            _EXIT_WRITE_CR3: self._write_cr3,
+            _EXIT_WRITE_CR4: self._write_cr4,
+            _EXIT_WRITE_CR8: self._write_cr8,
+            H.EXIT_PAUSE: self._pause,
+            H.EXIT_INVLPG: self._invlpg,
+            H.EXIT_MSR: self._msr,
+            **dict.fromkeys(_UMIP_EXITS, self._umip),
+        }
+        cr4 = _CR4_PCE
+        for name, bits in _CR4_FEATURES:
+            if cpu.cpuid.has(name):
+                cr4 |= bits
+        self._cr4_known = cr4
+
+    def program(self) -> None:
+        """Set the intercept bits that the present state asks for."""
+        regs = self._cpu.regs
+        h = self._h
+        write = 1 << 0 | 1 << 4 | 1 << 8
+        cr0, cr4 = regs.cr0, regs.cr4
+        if cr0 & CR0_PG and cr4 & CR4_PAE and not regs.efer & EFER_LMA:
+            write |= 1 << 3
+        umip = bool(cr4 & _CR4_UMIP)
+        h[H.INTERCEPT_CR_READ_H] = 1 << 8 | umip
+        h[H.INTERCEPT_CR_WRITE_H] = write
+        wanted = _bit(H.EXIT_NMI) | _bit(H.EXIT_VINTR) | _bit(H.EXIT_MSR)
+        wanted |= _bit(H.EXIT_INVLPG)
+        if self.yields_on_pause:
+            wanted |= _bit(H.EXIT_PAUSE)
+        if umip:
+            wanted |= sum(map(_bit, _UMIP_EXITS))
+        self._q[H.INTERCEPT_Q] = wanted
+        self._d[H.INTERCEPT_EXCEPTIONS_D] = 0xFFFF_FFFF & ~self._cpu.native_exceptions
+
+    # --- Finishing an instruction -----------------------------------------------------------
+
+    def _finish(self, length: int) -> None:
+        """Go on behind the instruction; with TF set, trap there."""
+        cpu = self._cpu
+        regs = cpu.regs
+        d = self._d
+        rip = self._q[H.RIP_Q] + length
+        regs.rip = rip if d[H.HFLAGS_D] & H.HF_CS64 else rip & 0xFFFF_FFFF
+        flags = d[H.EFLAGS_D]
+        d[H.EFLAGS_D] = flags & ~EFLAGS_RF
+        d[H.HFLAGS_D] &= ~H.HF_INHIBIT_IRQ
+        if flags & EFLAGS_TF:
+            regs.dr6 |= _DR6_BS
+            cpu.deliver(Event(Vector.DB))
+
+    def _fault(self, fault: Fault) -> None:
+        self._cpu.deliver(Event(fault.vector, error_code=fault.error_code, cr2=fault.cr2))
+
+    def step_over(self, exit_code: int) -> None:
+        """Let the engine execute the instruction at RIP although it is intercepted."""
+        if exit_code < 0x10:
+            self._h[H.INTERCEPT_CR_READ_H] &= ~(1 << exit_code)
+        elif exit_code < 0x20:
+            self._h[H.INTERCEPT_CR_WRITE_H] &= ~(1 << exit_code - 0x10)
+        else:
+            self._q[H.INTERCEPT_Q] &= ~_bit(exit_code)
+        self._cpu.begin_step()
+
+    def _operand(self) -> tuple[int, int, int]:
+        """Return (length, second opcode byte, ModRM) of the 0F-instruction at RIP."""
+        cpu = self._cpu
+        code = cpu.read_code(15)
+        at = length_of_prefixes(code, cpu.bits)
+        return at + 3, code[at + 1], code[at + 2] if len(code) > at + 2 else 0
+
+    def _source(self) -> tuple[int, int | None]:
+        """Return (length, value) of the MOV CR at RIP; None for LMSW and CLTS."""
+        cpu = self._cpu
+        code = cpu.read_code(15)
+        at = length_of_prefixes(code, cpu.bits)
+        if code[at + 1] != 0x22:
+            return 0, None
+        number = code[at + 2] & 7
+        if cpu.bits == 64:
+            if at and code[at - 1] & 0xF1 == 0x41:
+                number |= 8
+            return at + 3, self._q[number]
+        return at + 3, self._q[number] & 0xFFFF_FFFF
+
+    # --- Control registers (SDM 3A 2.5; MOV to CR, SDM 2B) -------------------------------------
+
+    def _write_cr0(self) -> None:
+        length, value = self._source()
+        if value is None:  # LMSW and CLTS change nothing that concerns paging
+            self.step_over(_EXIT_WRITE_CR0)
+            return
+        try:
+            self.set_cr0(value)
+        except Fault as fault:
+            self._fault(fault)
+        else:
+            self._finish(length)
+
+    def set_cr0(self, value: int) -> None:
+        """Do MOV CR0; raises Fault with nothing changed."""
+        cpu = self._cpu
+        regs = cpu.regs
+        old = regs.cr0
+        paging, was_paging = value & CR0_PG, old & CR0_PG
+        if value >> 32 or (paging and not value & CR0_PE) or value & (CR0_NW | CR0_CD) == CR0_NW:
+            raise Fault(Vector.GP)
+        value = value & _CR0_KNOWN | _CR0_ET
+        efer = regs.efer
+        if paging and not was_paging and efer & EFER_LME:
+            if not regs.cr4 & CR4_PAE or regs.segment_flags(1) & DESC_L:
+                raise Fault(Vector.GP)
+            efer |= EFER_LMA
+        elif was_paging and not paging and efer & EFER_LMA:
+            if cpu.bits == 64:
+                raise Fault(Vector.GP)
+            efer &= ~EFER_LMA
+        if paging and (value ^ old) & CR0_PDPTE_BITS:
+            self._check_pdptes(value, regs.cr3, regs.cr4, efer)
+        regs.cr0 = value
+        if efer != regs.efer:
+            regs.efer = efer
+            self._d[H.HFLAGS_D] &= ~H.HF_CS64
+        if (value ^ old) & _CR0_FLUSH:
+            cpu.flush_tlb()
+        if (value ^ old) & (_CR0_FLUSH | CR0_PDPTE_BITS):
+            cpu.reload_paging()
+            self.program()
+
+    def _write_cr3(self) -> None:
+        length, value = self._source()
+        if value is None:
+            self.step_over(_EXIT_WRITE_CR3)
+            return
+        try:
+            self.set_cr3(value)
+        except Fault as fault:
+            self._fault(fault)
+        else:
+            self._finish(length)
+
+    def set_cr3(self, value: int) -> None:
+        """Do MOV CR3; raises Fault with nothing changed."""
+        cpu = self._cpu
+        regs = cpu.regs
+        if value >> 40 and regs.efer & EFER_LMA:
+            raise Fault(Vector.GP)
+        self._check_pdptes(regs.cr0, value, regs.cr4, regs.efer)
+        regs.cr3 = value
+        cpu.flush_tlb()
+        cpu.reload_paging()
+
+    def _write_cr4(self) -> None:
+        length, value = self._source()
+        try:
+            self.set_cr4(value or 0)
+        except Fault as fault:
+            self._fault(fault)
+        else:
+            self._finish(length)
+
+    def set_cr4(self, value: int) -> None:
+        """Do MOV CR4; raises Fault with nothing changed."""
+        cpu = self._cpu
+        regs = cpu.regs
+        old = regs.cr4
+        changed = value ^ old
+        if value & ~self._cr4_known:
+            raise Fault(Vector.GP)
+        if regs.efer & EFER_LMA and (not value & CR4_PAE or changed & CR4_LA57):
+            raise Fault(Vector.GP)
+        if changed & CR4_PDPTE_BITS:
+            self._check_pdptes(regs.cr0, regs.cr3, value, regs.efer)
+        regs.cr4 = value
+        if changed & _CR4_FLUSH:
+            cpu.flush_tlb()
+            cpu.reload_paging()
+        self.program()
+
+    def _check_pdptes(self, cr0: int, cr3: int, cr4: int, efer: int) -> None:
+        """Raise Fault where the processor would refuse the PDPTEs (SDM 3A 4.4.1)."""
+        cpu = self._cpu
+        if not cr0 & CR0_PG or not cr4 & CR4_PAE or efer & EFER_LMA:
+            return
+        if not pdptes_valid(cpu.memory, PagingRegisters(cr0, cr3, cr4, efer), cpu.features):
+            raise Fault(Vector.GP)
+
+    def _read_cr8(self) -> None:
+        length, _, modrm = self._operand()
+        number = modrm & 7
+        code = self._cpu.read_code(length)
+        if length > 3 and code[length - 4] & 0xF1 == 0x41:
+            number |= 8
+        self._q[number] = self._cpu.read_cr8()
+        self._finish(length)
+
+    def _write_cr8(self) -> None:
+        length, value = self._source()
+        if value is None or value >> 4:
+            self._fault(Fault(Vector.GP))
+            return
+        self._cpu.write_cr8(value)
+        self._finish(length)
+
+    # --- The others ---------------------------------------------------------------------------
+
+    def _umip(self) -> None:
+        """SGDT, SIDT, SLDT, STR and SMSW with CR4.UMIP: #GP(0) for users (SDM 3A 2.5)."""
+        if self._cpu.regs.cpl:
+            self._fault(Fault(Vector.GP))
+            return
+        for exit_code in (*_UMIP_EXITS, _EXIT_READ_CR0):
+            self.step_over(exit_code)
+
+    def _pause(self) -> None:
+        code = self._cpu.read_code(15)
+        self._finish(length_of_prefixes(code, self._cpu.bits) + 1)
+        self._cpu.yielded()
+
+    def _invlpg(self) -> None:
+        cpu = self._cpu
+        gva = memory_operand_address(cpu.read_code(15), cpu)
+        if gva is not None:
+            cpu.mmu.invlpg(cpu.index, gva)
+        self.step_over(H.EXIT_INVLPG)
+
+    def _msr(self) -> None:
+        cpu = self._cpu
+        q = self._q
+        index = q[1] & 0xFFFF_FFFF
+        length = length_of_prefixes(cpu.read_code(15), cpu.bits) + 2
+        try:
+            if self._d[H.ERROR_CODE_D]:  # exit_info_1: 1 for WRMSR
+                cpu.msrs.write(index, q[2] << 32 & 0xFFFF_FFFF_0000_0000 | q[0] & 0xFFFF_FFFF)
+            else:
+                value = cpu.msrs.read(index)
+                q[0] = value & 0xFFFF_FFFF
+                q[2] = value >> 32 & 0xFFFF_FFFF
+        except Fault as fault:
+            self._fault(fault)
+        else:
+            self._finish(length)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Model-specific registers (SDM 4 chapter 2): the ones that exist, each a reader and a writer.
+
+RDMSR and WRMSR always come here, so an MSR that nobody has put into the table is #GP(0). Devices
+with MSRs of their own (a local APIC) add them with `Msrs.add`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from emu.cpu import hidden as H
+from emu.cpu.faults import Fault, Vector
+from mmu.arch import CR0_PG
+
+if TYPE_CHECKING:
+    from emu.cpu.vcpu import Vcpu
+
+__all__ = ["Msrs", "is_canonical"]
+
+Reader = Callable[[], int]
+Writer = Callable[[int], None]
+
+EFER = 0xC000_0080
+EFER_SCE = 1 << 0
+EFER_LME = 1 << 8
+EFER_LMA = 1 << 10
+EFER_NXE = 1 << 11
+_PAT_TYPES = frozenset({0, 1, 4, 5, 6, 7})
+_MTRR_CAP = 0x508  # eight variable ranges, fixed ranges, write combining
+
+
+def is_canonical(address: int, cr4: int) -> bool:
+    """Return whether an address is canonical: 57 bits with CR4.LA57, else 48."""
+    shift = 56 if cr4 & 1 << 12 else 47
+    return address >> shift in (0, (1 << 64 - shift) - 1)
+
+
+class Msrs:
+    """The MSRs of one vCPU."""
+
+    def __init__(self, cpu: Vcpu) -> None:
+        """Serve `cpu`."""
+        self._cpu = cpu
+        self._table: dict[int, tuple[Reader, Writer]] = {}
+        self._stored: dict[int, int] = {}
+        self.tsc_offset = 0
+        """What RDTSC adds to virtual time."""
+        self.tsc_adjust = 0
+        self._add_known()
+
+    def add(self, index: int, read: Reader, write: Writer) -> None:
+        """Let an MSR exist. Either callable may raise Fault."""
+        self._table[index] = (read, write)
+
+    def read(self, index: int) -> int:
+        """Return an MSR; raises Fault (#GP) if there is none."""
+        entry = self._table.get(index)
+        if entry is None:
+            raise Fault(Vector.GP)
+        return entry[0]()
+
+    def write(self, index: int, value: int) -> None:
+        """Set an MSR; raises Fault (#GP) if there is none or it refuses the value."""
+        entry = self._table.get(index)
+        if entry is None:
+            raise Fault(Vector.GP)
+        entry[1](value)
+
+    def tsc(self) -> int:
+        """Return the time-stamp counter: virtual nanoseconds at 1 GHz."""
+        return self._cpu.now() + self.tsc_offset & 0xFFFF_FFFF_FFFF_FFFF
+
+    # --- The table --------------------------------------------------------------------------
+
+    def _add_known(self) -> None:
+        q = self._cpu.hidden.q
+        for index, word in (
+            (0xC000_0100, H.SEGS_D + 4 * H.SEG_DWORDS + 2 >> 1),
+            (0xC000_0101, H.SEGS_D + 5 * H.SEG_DWORDS + 2 >> 1),
+            (0xC000_0102, H.KERNEL_GS_BASE_Q),
+            (0xC000_0082, H.LSTAR_Q),
+            (0xC000_0083, H.CSTAR_Q),
+            (0x175, H.SYSENTER_ESP_Q),
+            (0x176, H.SYSENTER_EIP_Q),
+        ):
+            self._add_word(index, q, word, canonical=True)
+        self._add_word(0xC000_0081, q, H.STAR_Q)
+        self._add_word(0xC000_0084, q, H.FMASK_Q, mask=0xFFFF_FFFF)
+        self._add_word(0xC000_0103, q, H.TSC_AUX_Q, mask=0xFFFF_FFFF)
+        d = self._cpu.hidden.d
+        self.add(0x174, lambda: d[H.SYSENTER_CS_D], self._write_sysenter_cs)
+        self.add(EFER, lambda: self._cpu.regs.efer, self._write_efer)
+        self.add(0x10, self.tsc, self._write_tsc)
+        self.add(0x3B, lambda: self.tsc_adjust, self._write_tsc_adjust)
+        self._add_word(0x277, q, H.PAT_Q, check=_check_pat)
+        self._add_memory_types()
+        # Identification and machine check: there to be read, with nothing behind them.
+        self._add_constant(0x17)  # PLATFORM_ID
+        self._add_constant(0x8B, 1 << 32)  # microcode revision
+        self._add_constant(0xCE)  # PLATFORM_INFO
+        self._add_constant(0x179)  # MCG_CAP: no banks
+        self._add_stored(0x17A)  # MCG_STATUS
+        self._add_stored(0x1A0, 1)  # MISC_ENABLE: fast strings
+        self._add_stored(0x3A, 1)  # FEATURE_CONTROL: locked, no VMX
+        self._add_stored(0x1D9)  # DEBUGCTL
+        self._add_stored(0x140)  # MISC_FEATURES_ENABLES
+
+    def _add_word(
+        self,
+        index: int,
+        words: memoryview,
+        at: int,
+        *,
+        canonical: bool = False,
+        mask: int = 0xFFFF_FFFF_FFFF_FFFF,
+        check: Callable[[int], None] | None = None,
+    ) -> None:
+        def write(value: int) -> None:
+            if value & ~mask or (canonical and not is_canonical(value, self._cpu.regs.cr4)):
+                raise Fault(Vector.GP)
+            if check is not None:
+                check(value)
+            words[at] = value
+
+        self.add(index, lambda: words[at], write)
+
+    def _add_stored(self, index: int, value: int = 0) -> None:
+        stored = self._stored
+        stored[index] = value
+
+        def write(new: int) -> None:
+            stored[index] = new
+
+        self.add(index, lambda: stored[index], write)
+
+    def _add_constant(self, index: int, value: int = 0) -> None:
+        def refuse(_value: int) -> None:
+            if index != 0x8B:  # writing 0 there is how a kernel asks for the revision
+                raise Fault(Vector.GP)
+
+        self.add(index, lambda: value, refuse)
+
+    def _add_memory_types(self) -> None:
+        """MTRRs (SDM 3A 11.11): kept and read back; all memory is alike here."""
+        self._add_constant(0xFE, _MTRR_CAP)
+        self._add_stored(0x2FF, 0xC06)
+        for index in (*range(0x200, 0x210), 0x250, 0x258, 0x259, *range(0x268, 0x270)):
+            self._add_stored(index)
+
+    def _write_sysenter_cs(self, value: int) -> None:
+        self._cpu.hidden.d[H.SYSENTER_CS_D] = value & 0xFFFF
+
+    def _write_tsc(self, value: int) -> None:
+        # SDM 3B 17.17.3: a write to the TSC moves TSC_ADJUST by as much.
+        delta = value - self.tsc()
+        self._adjust(delta)
+
+    def _write_tsc_adjust(self, value: int) -> None:
+        self._adjust(value - self.tsc_adjust)
+
+    def _adjust(self, delta: int) -> None:
+        self.tsc_offset += delta
+        self.tsc_adjust = self.tsc_adjust + delta & 0xFFFF_FFFF_FFFF_FFFF
+
+    def _write_efer(self, value: int) -> None:
+        cpu = self._cpu
+        regs = cpu.regs
+        allowed = EFER_LMA
+        for name, bits in (("syscall", EFER_SCE), ("lm", EFER_LME), ("nx", EFER_NXE)):
+            if cpu.cpuid.has(name):
+                allowed |= bits
+        old = regs.efer
+        # SDM 3A 2.2.1, 4.1.1: reserved bits; LME may not change while paging is on.
+        if value & ~allowed or ((value ^ old) & EFER_LME and regs.cr0 & CR0_PG):
+            raise Fault(Vector.GP)
+        regs.efer = value & ~EFER_LMA | old & EFER_LMA
+        if (value ^ old) & EFER_NXE:
+            cpu.flush_tlb()
+        cpu.reload_paging()
+
+
+def _check_pat(value: int) -> None:
+    if any(byte not in _PAT_TYPES for byte in value.to_bytes(8, "little")):
+        raise Fault(Vector.GP)

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The calls of Unicorn's C library that shadowcorn makes, without the Python binding's wrappers.
+
+A wrapper of the binding around a hook costs as much as our work in it, so callbacks are registered
+as bare `ctypes` functions. A callback must stay referenced while the engine lives and must not
+raise: an exception in it would be printed and lost. Calls that fail raise `EngineError`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from importlib import metadata
+from typing import Any
+
+from unicorn import unicorn_const as _uc
+from unicorn import x86_const as _x86
+from unicorn.unicorn_py3.unicorn import uclib as _lib
+
+from emu.errors import EngineError
+
+RAX: int = _x86.UC_X86_REG_RAX
+RCX: int = _x86.UC_X86_REG_RCX
+RDX: int = _x86.UC_X86_REG_RDX
+RBX: int = _x86.UC_X86_REG_RBX
+RIP: int = _x86.UC_X86_REG_RIP
+EFLAGS: int = _x86.UC_X86_REG_EFLAGS
+CR2: int = _x86.UC_X86_REG_CR2
+CR3: int = _x86.UC_X86_REG_CR3
+DR0: int = _x86.UC_X86_REG_DR0
+FS_BASE: int = _x86.UC_X86_REG_FS_BASE
+GS_BASE: int = _x86.UC_X86_REG_GS_BASE
+LDTR: int = _x86.UC_X86_REG_LDTR
+TR: int = _x86.UC_X86_REG_TR
+GDTR: int = _x86.UC_X86_REG_GDTR
+IDTR: int = _x86.UC_X86_REG_IDTR
+FPCW: int = _x86.UC_X86_REG_FPCW
+FPSW: int = _x86.UC_X86_REG_FPSW
+FPTAG: int = _x86.UC_X86_REG_FPTAG
+MXCSR: int = _x86.UC_X86_REG_MXCSR
+_MSR: int = _x86.UC_X86_REG_MSR
+
+PROT_ALL: int = _uc.UC_PROT_ALL
+ERR_OK: int = _uc.UC_ERR_OK
+ERR_EXCEPTION: int = _uc.UC_ERR_EXCEPTION
+HOOK_INTR: int = _uc.UC_HOOK_INTR
+HOOK_INSN: int = _uc.UC_HOOK_INSN
+HOOK_TLB_FILL: int = _uc.UC_HOOK_TLB_FILL
+INSN_IN: int = _x86.UC_X86_INS_IN
+INSN_OUT: int = _x86.UC_X86_INS_OUT
+INSN_SYSCALL: int = _x86.UC_X86_INS_SYSCALL
+INSN_SYSENTER: int = _x86.UC_X86_INS_SYSENTER
+INSN_CPUID: int = _x86.UC_X86_INS_CPUID
+INSN_RDTSC: int = _x86.UC_X86_INS_RDTSC
+INSN_RDTSCP: int = _x86.UC_X86_INS_RDTSCP
+FILL_READ: int = _uc.UC_MEM_READ
+FILL_WRITE: int = _uc.UC_MEM_WRITE
+FILL_FETCH: int = _uc.UC_MEM_FETCH
+MODEL_ICELAKE_SERVER: int = _x86.UC_CPU_X86_ICELAKE_SERVER
+
+_u32, _u64, _ptr = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
+FILL_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, _u64, _u64, _u32, _u64, _u64)
+INTR_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u32, _u64)
+IN_CALLBACK = ctypes.CFUNCTYPE(_u32, _u64, _u32, ctypes.c_int, _u64)
+OUT_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u32, ctypes.c_int, _u32, _u64)
+SYSCALL_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64)
+REPLACE_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, _u64, _u64)
+MMIO_READ_CALLBACK = ctypes.CFUNCTYPE(_u64, _u64, _u64, ctypes.c_uint, _u64)
+MMIO_WRITE_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64, ctypes.c_uint, _u64, _u64)
+
+
+def version() -> str:
+    """Return the version of the unicorn package."""
+    return metadata.version("unicorn")
+
+
+def check(status: int, what: str) -> None:
+    """Raise EngineError unless `status` is UC_ERR_OK."""
+    if status != ERR_OK:
+        raise EngineError(f"Unicorn {version()}: {what}: {describe(status)}")
+
+
+def describe(status: int) -> str:
+    """Return a uc_err in Unicorn's words."""
+    text: bytes = _lib.uc_strerror(status)
+    return text.decode(encoding="ascii", errors="replace")
+
+
+def _ctl(handle: int, control: int, *arguments: Any) -> None:
+    # UC_CTL_WRITE(control, arguments)
+    code = _uc.UC_CTL_IO_WRITE << 30 | len(arguments) << 26 | control
+    status = _lib.uc_ctl(_ptr(handle), ctypes.c_int(code), *arguments)
+    check(status, f"uc_ctl {control}")
+
+
+def open_engine(model: int) -> int:
+    """Open an x86-64 engine with CPU model `UC_CPU_X86_*` and return its handle."""
+    handle = _ptr()
+    check(_lib.uc_open(_uc.UC_ARCH_X86, _uc.UC_MODE_64, ctypes.byref(handle)), "uc_open")
+    assert handle.value is not None
+    _ctl(handle.value, _uc.UC_CTL_CPU_MODEL, ctypes.c_int(model))
+    # Without this every return re-translates the `until` address, fill hook and all.
+    _ctl(handle.value, _uc.UC_CTL_UC_USE_EXITS, ctypes.c_int(1))
+    reg_read(handle.value, RAX)  # the processor is made by the first call that needs it
+    return handle.value
+
+
+def close(handle: int) -> None:
+    """Close an engine; its memory stays the caller's."""
+    check(_lib.uc_close(_ptr(handle)), "uc_close")
+
+
+def use_virtual_tlb(handle: int) -> None:
+    """Let `UC_HOOK_TLB_FILL` answer every TLB miss."""
+    _ctl(handle, _uc.UC_CTL_TLB_TYPE, ctypes.c_int(_uc.UC_TLB_VIRTUAL))
+
+
+def add_hook(handle: int, kind: int, callback: Any, instruction: int | None = None) -> int:
+    """Hook every address; `instruction` goes with `HOOK_INSN`. Returns the hook's handle."""
+    hook = ctypes.c_size_t()
+    extra = () if instruction is None else (ctypes.c_int(instruction),)
+    status = _lib.uc_hook_add(
+        _ptr(handle), ctypes.byref(hook), kind, ctypes.cast(callback, _ptr), None, 1, 0, *extra
+    )
+    check(status, "uc_hook_add")
+    return hook.value
+
+
+def map_memory(handle: int, address: int, size: int, permissions: int, host: int) -> None:
+    """Show `size` bytes of this process at `host` to the guest."""
+    status = _lib.uc_mem_map_ptr(_ptr(handle), address, size, permissions, _ptr(host))
+    check(status, f"uc_mem_map_ptr {address:#x}")
+
+
+def map_mmio(handle: int, address: int, size: int, read: Any, write: Any) -> None:
+    """Send accesses to callbacks that get the offset, the size and the value."""
+    status = _lib.uc_mmio_map(
+        _ptr(handle), address, size, ctypes.cast(read, _ptr), None, ctypes.cast(write, _ptr), None
+    )
+    check(status, f"uc_mmio_map {address:#x}")
+
+
+def unmap(handle: int, address: int, size: int) -> None:
+    """Take guest-physical addresses away."""
+    check(_lib.uc_mem_unmap(_ptr(handle), address, size), f"uc_mem_unmap {address:#x}")
+
+
+def start(handle: int, rip: int, count: int) -> int:
+    """Run at most `count` instructions from `rip`; returns a uc_err. 2 us to enter and leave."""
+    status: int = _lib.uc_emu_start(_ptr(handle), rip, 0, 0, count)
+    return status
+
+
+def stop(handle: int) -> None:
+    """Leave `start` before the next instruction; from hooks and other threads."""
+    _lib.uc_emu_stop(_ptr(handle))
+
+
+def reg_read(handle: int, register: int) -> int:
+    """Return a register of up to 64 bits."""
+    value = ctypes.c_uint64()
+    check(_lib.uc_reg_read(_ptr(handle), register, ctypes.byref(value)), "uc_reg_read")
+    return value.value
+
+
+def reg_write(handle: int, register: int, value: int) -> None:
+    """Set a register of up to 64 bits."""
+    box = ctypes.c_uint64(value)
+    check(_lib.uc_reg_write(_ptr(handle), register, ctypes.byref(box)), "uc_reg_write")
+
+
+class _MemoryManagementRegister(ctypes.Structure):
+    _fields_ = [
+        ("selector", ctypes.c_uint16),
+        ("base", ctypes.c_uint64),
+        ("limit", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+    ]
+
+
+def table_write(
+    handle: int, register: int, selector: int, base: int, limit: int, flags: int
+) -> None:
+    """Set GDTR, IDTR, LDTR or TR."""
+    box = _MemoryManagementRegister(selector, base, limit, flags)
+    check(_lib.uc_reg_write(_ptr(handle), register, ctypes.byref(box)), "uc_reg_write")
+
+
+class _Msr(ctypes.Structure):
+    _fields_ = [("index", ctypes.c_uint32), ("value", ctypes.c_uint64)]
+
+
+def msr_write(handle: int, index: int, value: int) -> None:
+    """Set a model-specific register as the engine itself keeps it."""
+    box = _Msr(index, value)
+    check(_lib.uc_reg_write(_ptr(handle), _MSR, ctypes.byref(box)), "uc_reg_write")
+
+
+def tlb_entry(address: int) -> memoryview:
+    """Return a `uc_tlb_entry` as two 64-bit words: physical address, permissions."""
+    return memoryview((ctypes.c_uint64 * 2).from_address(address)).cast("B").cast("Q")
+
+
+def flush_tlb(handle: int) -> None:
+    """Empty the TLB. 1.4 us."""
+    _ctl(handle, _uc.UC_CTL_TLB_FLUSH)
+
+
+def remove_code(handle: int, first: int, end: int) -> None:
+    """Drop the code translated from the guest-*virtual* addresses `first` to `end`."""
+    _ctl(handle, _uc.UC_CTL_TB_REMOVE_CACHE, _u64(first), _u64(end))

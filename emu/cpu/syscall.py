@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""SYSCALL and SYSENTER (SDM 2B): Unicorn hands them over and does nothing itself.
+
+The hooks run in the middle of the instruction; afterwards Unicorn adds its length to RIP. SYSRET
+and SYSEXIT are the engine's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emu.cpu import hidden as H
+from emu.cpu.decode import length_of_prefixes
+from emu.cpu.faults import Event, Vector
+from emu.cpu.registers import (
+    CS,
+    DESC_A,
+    DESC_B,
+    DESC_CODE,
+    DESC_G,
+    DESC_L,
+    DESC_P,
+    DESC_S,
+    DESC_W,
+    EFLAGS_IF,
+    EFLAGS_RF,
+    EFLAGS_VM,
+    SS,
+)
+
+if TYPE_CHECKING:
+    from emu.cpu.vcpu import Vcpu
+
+__all__ = ["syscall", "sysenter"]
+
+_CODE = DESC_G | DESC_P | DESC_S | DESC_CODE | DESC_W | DESC_A
+_CODE64 = _CODE | DESC_L
+_CODE32 = _CODE | DESC_B
+_DATA32 = DESC_G | DESC_B | DESC_P | DESC_S | DESC_W | DESC_A
+_LIMIT = 0xFFFF_FFFF
+_MASK64 = (1 << 64) - 1
+
+
+def _length(cpu: Vcpu) -> int:
+    """Return the length of the two-byte instruction at RIP, prefixes included."""
+    code = cpu.read_code(15)
+    return length_of_prefixes(code, 64 if cpu.hidden.d[H.HFLAGS_D] & H.HF_CS64 else 32) + 2
+
+
+def _refuse(cpu: Vcpu, length: int, vector: int, error_code: int | None) -> None:
+    cpu.deliver(Event(vector, error_code=error_code))
+    cpu.regs.rip -= length
+
+
+def syscall(cpu: Vcpu) -> None:
+    """SYSCALL in 64-bit mode; elsewhere it is #UD, as on this model's maker's processors."""
+    q, d = cpu.hidden.q, cpu.hidden.d
+    length = _length(cpu)
+    if not q[H.EFER_Q] & 1 or not d[H.HFLAGS_D] & H.HF_CS64:
+        _refuse(cpu, length, Vector.UD, None)
+        return
+    regs = cpu.regs
+    flags = regs.rflags
+    q[1] = q[H.RIP_Q] + length & _MASK64
+    q[11] = flags & ~EFLAGS_RF
+    selector = q[H.STAR_Q] >> 32 & 0xFFFC
+    regs.set_segment(SS, selector + 8, 0, _LIMIT, _DATA32)
+    regs.set_segment(CS, selector, 0, _LIMIT, _CODE64)
+    regs.rflags = flags & ~q[H.FMASK_Q] & ~EFLAGS_RF
+    q[H.RIP_Q] = q[H.LSTAR_Q] - length & _MASK64
+
+
+def sysenter(cpu: Vcpu) -> None:
+    """SYSENTER in protected, compatibility and 64-bit mode."""
+    q, d = cpu.hidden.q, cpu.hidden.d
+    length = _length(cpu)
+    selector = d[H.SYSENTER_CS_D] & 0xFFFC
+    if not selector:
+        _refuse(cpu, length, Vector.GP, 0)
+        return
+    regs = cpu.regs
+    # Only VM and IF change. The arithmetic flags stay in whatever form the engine has them.
+    d[H.EFLAGS_D] &= ~(EFLAGS_VM | EFLAGS_IF | EFLAGS_RF)
+    long_mode = d[H.HFLAGS_D] & H.HF_LMA
+    regs.set_segment(SS, selector + 8, 0, _LIMIT, _DATA32)
+    regs.set_segment(CS, selector, 0, _LIMIT, _CODE64 if long_mode else _CODE32)
+    mask = _MASK64 if long_mode else _LIMIT
+    q[4] = q[H.SYSENTER_ESP_Q] & mask
+    q[H.RIP_Q] = (q[H.SYSENTER_EIP_Q] & mask) - length & _MASK64

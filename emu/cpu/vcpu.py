@@ -1,0 +1,789 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One virtual processor on one Unicorn engine, from the reset vector to long mode.
+
+    run(budget)
+      engine --TLB miss--------> _fill  --> mmu.translate --> TLB entry, or a fault to deliver
+             --exception, int--> _intr  --> Delivery      --> new state, the engine goes on
+             --intercept-------> _intr  --> Intercepts    --> emulated, the engine goes on
+             --IN, OUT---------> the port bus
+             --trap window-----> Memory.read, Memory.write (devices, holes, live page tables)
+
+Everything happens inside one `uc_emu_start`, hooks change the live state (`emu.cpu.hidden`) in
+place, and the engine is left only at the end of the budget, on HLT, when kicked, or when the
+processor shuts down. A refused TLB fill, too, is delivered without leaving: the hook sets an
+exception index of ours before it refuses, and the interrupt hook takes back Unicorn's order to
+stop.
+
+Physical addresses as the engine sees them (virtual TLB)::
+
+    0 .. 2**40           RAM and ROM, where they are
+    2**40 .. 2**41       the trap window: every access calls back with its guest-physical address
+    2**41                two pages of ones: what a fetch from a device or a hole reads, and the MSR
+                         bitmap that intercepts all; then the VMCB, which says where that is
+
+Not emulated, because QEMU's TCG does not either: segment limits in protected mode, alignment
+checks (#AC), VME, PCID, AVX, MONITOR/MWAIT, performance counters, machine checks, SMM.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+from emu.cpu import hidden as H
+from emu.cpu import raw
+from emu.cpu.cpuid import Cpuid
+from emu.cpu.decode import is_stack_access, length_of_prefixes, touches_descriptors
+from emu.cpu.decode import memory_operand_address as operand_address
+from emu.cpu.delivery import Delivery
+from emu.cpu.faults import Event, Shutdown, Source, Vector
+from emu.cpu.intercept import Intercepts
+from emu.cpu.linear import LinearMemory
+from emu.cpu.msr import Msrs
+from emu.cpu.registers import (
+    EFLAGS_AC,
+    EFLAGS_IF,
+    EFLAGS_TF,
+    Registers,
+    attributes_to_flags,
+)
+from emu.cpu.syscall import syscall, sysenter
+from emu.devices.bus import PortBus
+from emu.errors import EngineError
+from emu.state import GPRS, SEGMENTS, CpuState
+from mmu.api import FRAME_MASK, MAP_TRAP, Answer, Mmu, NotCanonical, PageFault, PagingRegisters
+from mmu.arch import (
+    ACCESS_AC,
+    ACCESS_FETCH,
+    ACCESS_IMPLICIT,
+    ACCESS_READ,
+    ACCESS_USER,
+    ACCESS_WRITE,
+    Features,
+)
+from mmu.memory import Memory, Slot
+
+__all__ = ["Exit", "InterruptSource", "PastEvent", "Vcpu"]
+
+TRAP_WINDOW = 1 << 40
+SPECIAL_PAGES = 1 << 41
+_VMCB = SPECIAL_PAGES + 0x2000
+_CODE_DROP = 1 << 63
+
+_PAGE_FAULT = 0x1000  # our own exception indices: a refused fill
+_NOT_CANONICAL = 0x1001
+
+_CR0_PG = 1 << 31
+_CR4_SMAP = 1 << 21
+_CR4_PKE = 1 << 22
+_WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17})
+_NATIVE = "native"
+
+
+class Exit(Enum):
+    """Why `Vcpu.run` came back."""
+
+    BUDGET = "budget"
+    """The instructions are executed."""
+    HALT = "halt"
+    """HLT, with nothing to wake the processor."""
+    KICKED = "kicked"
+    """Somebody called `kick`."""
+    YIELDED = "yielded"
+    """PAUSE, with other vCPUs around."""
+    SHUTDOWN = "shutdown"
+    """A triple fault."""
+
+
+class InterruptSource(Protocol):
+    """What stands behind the INTR pin: a pair of 8259s or a local APIC."""
+
+    def pending(self) -> bool:
+        """Return whether an interrupt waits."""
+
+    def acknowledge(self) -> int:
+        """Return its vector and take it as begun."""
+
+
+class PastEvent(NamedTuple):
+    """An event that was delivered, or tried: where the processor stood, and at what instruction."""
+
+    event: Event
+    cs: int
+    rip: int
+    instruction: int
+
+
+class Vcpu:
+    """A processor.
+
+    `regs` are its registers, live. `halted` is true between HLT and what wakes it. `executed`
+    counts its instructions; every event delivered for no instruction of its own counts as one, so
+    that virtual time always passes.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        mmu: Mmu,
+        memory: Memory,
+        ports: PortBus,
+        *,
+        cpus: int = 1,
+        now: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Make vCPU `index` of `cpus`, in its reset state.
+
+        `memory` must have its RAM and ROM already; slots that come later go to `map_slot`.
+        `now` is virtual time in ns. Raises CalibrationError for an unknown Unicorn.
+        """
+        where = H.layout()
+        self.index = index
+        self.mmu = mmu
+        self.memory = memory
+        self.ports = ports
+        self.now = now
+        self.interrupts: InterruptSource | None = None
+        self.on_event: Callable[[PastEvent], None] | None = None
+        """Called with every event that is delivered: `-d int`."""
+        self.recent: deque[PastEvent] = deque(maxlen=8)
+        self.halted = False
+        self.shut_down = False
+        self.executed = 0
+        self.native_exceptions = 1 << Vector.PF if mmu.name == _NATIVE else 0
+        self._handle = raw.open_engine(raw.MODEL_ICELAKE_SERVER)
+        self.hidden = H.HiddenState(self._handle, where)
+        self.regs = Registers(self._handle, self.hidden)
+        self.cpuid = Cpuid(self.hidden, index, cpus)
+        self.features: Features = self.cpuid.paging_features()
+        self.linear = LinearMemory(index, mmu, memory)
+        self.delivery = Delivery(self.regs, self.linear, self.hidden)
+        self.msrs = Msrs(self)
+        self.intercepts = Intercepts(self)
+        self.intercepts.yields_on_pause = cpus > 1
+        self._running = False
+        self._exit: Exit | None = None
+        self._stop_at = -1  # the instruction counter when a hook asked to stop
+        self._kicked = False
+        self._failure: BaseException | None = None
+        self._stepping = False
+        self._step_tf = 0
+        self._step_dr6 = 0
+        self._dropping = -1
+        self._refusal: PageFault | NotCanonical | None = None
+        self._loaded_cr3 = 0
+        self._loaded_pkru = 0
+        self._pke = False
+        self._smap = False
+        self._keep: list[Any] = []
+        self._map_special_pages()
+        for slot in memory.slots():
+            self.map_slot(slot)
+        self._install_hooks()
+        self.reset()
+
+    # --- The engine -------------------------------------------------------------------------
+
+    def _map_special_pages(self) -> None:
+        size = 0x3000
+        buffer = (ctypes.c_uint8 * (size + 0x1000))()
+        base = -(-ctypes.addressof(buffer) // 0x1000) * 0x1000
+        ctypes.memset(base, 0xFF, 0x2000)
+        vmcb = struct.pack("<72xQ", SPECIAL_PAGES)  # control.msrpm_base_pa
+        ctypes.memmove(base + 0x2000, vmcb, len(vmcb))
+        self._keep.append(buffer)
+        raw.map_memory(self._handle, SPECIAL_PAGES, size, raw.PROT_ALL, base)
+
+    def map_slot(self, slot: Slot) -> None:
+        """Show a RAM or ROM slot to the engine; devices are reached by the trap window alone."""
+        if slot.device is None:
+            raw.map_memory(self._handle, slot.gpa, slot.size, raw.PROT_ALL, slot.host)
+
+    def unmap_slot(self, slot: Slot) -> None:
+        """Take a RAM or ROM slot away."""
+        if slot.device is None:
+            raw.unmap(self._handle, slot.gpa, slot.size)
+
+    def close(self) -> None:
+        """Free the engine; nothing of this object may be used any more."""
+        if self._handle:
+            handle, self._handle = self._handle, 0
+            raw.close(handle)
+
+    def _install_hooks(self) -> None:
+        handle = self._handle
+        keep = self._keep
+
+        def hook(kind: int, callback: Any, instruction: int | None = None) -> None:
+            keep.append(callback)
+            raw.add_hook(handle, kind, callback, instruction)
+
+        mmio = (
+            raw.MMIO_READ_CALLBACK(self._trapped_read),
+            raw.MMIO_WRITE_CALLBACK(self._trapped_write),
+        )
+        keep.extend(mmio)
+        if self.mmu.name == _NATIVE:
+            from emu.cpu.native import map_holes
+
+            keep.append(map_holes(handle, self.memory, self._guarded))
+        else:
+            raw.use_virtual_tlb(handle)
+            raw.map_mmio(handle, TRAP_WINDOW, 1 << 40, *mmio)
+            hook(raw.HOOK_TLB_FILL, raw.FILL_CALLBACK(self._make_fill()))
+        hook(raw.HOOK_INTR, raw.INTR_CALLBACK(self._intr))
+        hook(raw.HOOK_INSN, raw.IN_CALLBACK(self._in), raw.INSN_IN)
+        hook(raw.HOOK_INSN, raw.OUT_CALLBACK(self._out), raw.INSN_OUT)
+        hook(raw.HOOK_INSN, raw.SYSCALL_CALLBACK(self._syscall), raw.INSN_SYSCALL)
+        hook(raw.HOOK_INSN, raw.SYSCALL_CALLBACK(self._sysenter), raw.INSN_SYSENTER)
+        hook(raw.HOOK_INSN, raw.REPLACE_CALLBACK(self._cpuid), raw.INSN_CPUID)
+        hook(raw.HOOK_INSN, raw.REPLACE_CALLBACK(self._rdtsc), raw.INSN_RDTSC)
+        hook(raw.HOOK_INSN, raw.REPLACE_CALLBACK(self._rdtscp), raw.INSN_RDTSCP)
+
+    # --- State --------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Put the processor into its power-up state (SDM 3A 9.1)."""
+        self.set_state(CpuState.reset())
+
+    def set_state(self, state: CpuState) -> None:
+        """Put the processor into `state`; what that leaves open is as after reset."""
+        regs, d, q = self.regs, self.hidden.d, self.hidden.q
+        d[H.HFLAGS_D] = H.HF_GUEST
+        d[H.HFLAGS2_D] = H.HF2_GIF
+        q[H.VMCB_Q] = _VMCB
+        d[H.OLD_EXCEPTION_D] = 0xFFFF_FFFF
+        d[H.IS_INT_D] = 0
+        for number, name in enumerate(GPRS):
+            regs.set_gpr(number, state.gprs.get(name, 0))
+        regs.rip = state.rip
+        regs.rflags = state.rflags
+        regs.efer = state.efer
+        regs.cr0 = state.cr0
+        regs.cr2 = 0
+        regs.cr3 = state.cr3
+        regs.cr4 = state.cr4
+        regs.cr8 = 0
+        for number, name in enumerate(SEGMENTS):
+            selector, base, limit, attributes = state.segments[name]
+            regs.set_segment(number, selector, base, limit, attributes_to_flags(attributes))
+        regs.gdtr, regs.idtr = state.gdtr, state.idtr
+        regs.ldtr, regs.tr = state.ldtr, state.tr
+        for number in range(8):
+            q[H.DR_Q + number] = {6: 0xFFFF_0FF0, 7: 0x400}.get(number, 0)
+        regs.pkru = 0
+        q[H.XCR0_Q] = 1
+        q[H.PAT_Q] = 0x0007_0406_0007_0406
+        for register, value in (
+            (raw.FPCW, 0x40),
+            (raw.FPSW, 0),
+            (raw.MXCSR, 0x1F80),
+        ):
+            raw.reg_write(self._handle, register, value)
+        self.hidden.cpu[self.hidden.interrupt_request] = 0
+        self._stepping = False
+        self.halted = False
+        self.shut_down = False
+        self.recent.clear()
+        self.reload_paging()
+
+    def init(self) -> None:
+        """Do what an INIT does (SDM 3A table 9-1): reset, but TSC, MSRs and FPU stay; then wait."""
+        q = self.hidden.q
+        kept = {word: q[word] for word in (*range(H.SYSENTER_CS_D // 2, H.PAT_Q + 1), H.XCR0_Q)}
+        self.set_state(CpuState.reset())
+        for word, value in kept.items():
+            q[word] = value
+        self.halted = True
+        self.waits_for_sipi = True
+
+    def sipi(self, vector: int) -> None:
+        """Start in real mode at `vector << 12` if an INIT came before, else do nothing."""
+        if not self.waits_for_sipi:
+            return
+        self.waits_for_sipi = False
+        self.halted = False
+        state = CpuState.reset()
+        state.segments["cs"] = state.segments["cs"]._replace(
+            selector=vector << 8, base=vector << 12
+        )
+        self.regs.cs = state.segments["cs"]
+        self.regs.rip = 0
+
+    waits_for_sipi = False
+    """An INIT came, and no SIPI since: nothing else wakes the processor."""
+
+    @property
+    def bits(self) -> int:
+        """How the instruction at RIP is decoded: 16, 32 or 64."""
+        hflags = self.hidden.d[H.HFLAGS_D]
+        return 64 if hflags & H.HF_CS64 else 32 if hflags & H.HF_CS32 else 16
+
+    def read_code(self, size: int) -> bytes:
+        """Return up to `size` code bytes at CS:RIP."""
+        self.linear.begin()
+        return self.linear.read_code(self.regs.linear_rip, size, self.regs.cpl == 3)
+
+    # --- Paging -------------------------------------------------------------------------------
+
+    def reload_paging(self) -> None:
+        """Empty the TLB and tell the MMU the control registers as they are now."""
+        raw.flush_tlb(self._handle)
+        regs = self.regs
+        cr4 = regs.cr4
+        self._pke = bool(cr4 & _CR4_PKE)
+        self._smap = bool(cr4 & _CR4_SMAP)
+        self._loaded_cr3 = regs.cr3
+        self._loaded_pkru = pkru = regs.pkru if self._pke else 0
+        self.mmu.load(self.index, PagingRegisters(regs.cr0, self._loaded_cr3, cr4, regs.efer, pkru))
+        self.intercepts.program()
+
+    def flush_tlb(self) -> None:
+        """Empty the TLB; also inside hooks. 1.4 us."""
+        raw.flush_tlb(self._handle)
+
+    def drop_code(self, gfn: int) -> None:
+        """Forget what was translated from the code in a frame; also inside hooks. 4 us.
+
+        Unicorn wants a virtual address. We give it one that no guest can have and answer the fill
+        that follows; the entry it leaves is flushed away.
+        """
+        if self.mmu.name == _NATIVE:
+            from emu.cpu.native import drop_all_code
+
+            drop_all_code(self._handle)
+            return
+        self._dropping = gfn << 12
+        address = _CODE_DROP | gfn << 12
+        raw.remove_code(self._handle, address, address + 0x1000)
+        self._dropping = -1
+        raw.flush_tlb(self._handle)
+
+    def _make_fill(self) -> Callable[[int, int, int, int, int], bool]:
+        """Return the TLB fill hook: one short function with all it needs bound."""
+        index = self.index
+        translate = self.mmu.translate
+        d, q = self.hidden.d, self.hidden.q
+        hflags, eflags, pkru, cr3 = H.HFLAGS_D, H.EFLAGS_D, H.PKRU_D, H.CR_Q + 3
+        fetch, write = raw.FILL_FETCH, raw.FILL_WRITE
+        entries: dict[int, memoryview] = {}
+
+        def fill(_uc: int, gva: int, kind: int, entry: int, _data: int) -> bool:
+            answer: Answer
+            try:
+                if kind == fetch:
+                    if self._dropping >= 0:
+                        answer = self._dropping | 5
+                    else:
+                        if q[cr3] != self._loaded_cr3:
+                            self._cr3_changed()
+                        if gva >> 32 and not d[hflags] & H.HF_CS64:
+                            gva &= 0xFFFF_FFFF  # CS.base + EIP wraps
+                        user = ACCESS_USER if d[hflags] & 3 == 3 else 0
+                        answer = translate(index, gva, ACCESS_FETCH | user)
+                else:
+                    access = ACCESS_WRITE if kind == write else ACCESS_READ
+                    if d[hflags] & 3 == 3:
+                        access |= ACCESS_USER
+                    elif self._smap and d[eflags] & EFLAGS_AC:
+                        access |= ACCESS_AC
+                    if self._pke and d[pkru] != self._loaded_pkru:
+                        self.reload_paging()
+                    answer = translate(index, gva, access)
+                    if access & ACCESS_USER and (self._smap or answer.__class__ is not int):
+                        answer = self._implicit_answer(gva, access, answer)
+                if not isinstance(answer, int):
+                    return self._refuse(answer)
+                words = entries.get(entry)
+                if words is None:
+                    words = entries[entry] = raw.tlb_entry(entry)
+                if answer & MAP_TRAP:
+                    words[0] = SPECIAL_PAGES if kind == fetch else answer & FRAME_MASK | TRAP_WINDOW
+                else:
+                    words[0] = answer & FRAME_MASK
+                words[1] = answer & 7
+                return True
+            except BaseException as error:
+                self._fail(error)
+                return False
+
+        return fill
+
+    def _cr3_changed(self) -> None:
+        """The guest has loaded CR3, by MOV or by a task switch, and runs its next instruction."""
+        self.reload_paging()
+
+    def _refuse(self, answer: PageFault | NotCanonical) -> bool:
+        """Let the fill fail and the interrupt hook be called in its stead."""
+        self._refusal = answer
+        canonical = answer.__class__ is PageFault
+        self.hidden.exception_index[0] = _PAGE_FAULT if canonical else _NOT_CANONICAL
+        return False
+
+    def _implicit_answer(self, gva: int, access: int, answer: Answer) -> Answer:
+        """Reconsider a user access that may be the processor's own to a descriptor table or TSS.
+
+        Those are supervisor accesses whatever CPL is (SDM 3A 4.6.1), and the fill hook is not
+        told. Only a page with a table on it comes here, and only where it matters.
+        """
+        regs = self.regs
+        page = gva >> 12
+        ldtr, tr = regs.ldtr, regs.tr
+        for base, limit in (regs.gdtr, (ldtr.base, ldtr.limit), (tr.base, tr.limit)):
+            if base >> 12 <= page <= base + limit >> 12:
+                break
+        else:
+            return answer
+        code = self.read_code(15)
+        if not touches_descriptors(code, regs.rip, self.bits):
+            return answer
+        operand = operand_address(code, self)
+        if operand is not None and operand >> 12 == page:
+            return answer
+        return self.mmu.translate(self.index, gva, access & ~ACCESS_USER | ACCESS_IMPLICIT)
+
+    # --- The trap window ------------------------------------------------------------------------
+
+    def _trapped_read(self, _uc: int, gpa: int, size: int, _data: int) -> int:
+        try:
+            return self.memory.read(gpa, size)
+        except BaseException as error:
+            self._fail(error)
+            return 0
+
+    def _trapped_write(self, _uc: int, gpa: int, size: int, value: int, _data: int) -> None:
+        try:
+            self.memory.write(gpa, size, value, "guest")
+        except BaseException as error:
+            self._fail(error)
+
+    def _guarded(self, read: bool, gpa: int, size: int, value: int) -> int:
+        """Serve an access to a device or a hole at its true address (native)."""
+        if read:
+            return self._trapped_read(0, gpa, size, 0)
+        self._trapped_write(0, gpa, size, value, 0)
+        return 0
+
+    # --- Single instructions ----------------------------------------------------------------------
+
+    def _in(self, _uc: int, port: int, size: int, _data: int) -> int:
+        try:
+            return self.ports.read(port & 0xFFFF, size)
+        except BaseException as error:
+            self._fail(error)
+            return 0
+
+    def _out(self, _uc: int, port: int, size: int, value: int, _data: int) -> None:
+        try:
+            self.ports.write(port & 0xFFFF, size, value)
+        except BaseException as error:
+            self._fail(error)
+
+    def _syscall(self, _uc: int, _data: int) -> None:
+        try:
+            syscall(self)
+        except BaseException as error:
+            self._fail(error)
+
+    def _sysenter(self, _uc: int, _data: int) -> None:
+        try:
+            sysenter(self)
+        except BaseException as error:
+            self._fail(error)
+
+    def _cpuid(self, _uc: int, _data: int) -> int:
+        try:
+            q = self.hidden.q
+            leaf = self.cpuid.leaf(q[0] & 0xFFFF_FFFF, q[1] & 0xFFFF_FFFF)
+            if leaf is None:
+                return 0
+            q[0], q[3], q[1], q[2] = leaf
+        except BaseException as error:
+            self._fail(error)
+        return 1
+
+    def _rdtsc(self, _uc: int, _data: int) -> int:
+        try:
+            q = self.hidden.q
+            tsc = self.msrs.tsc()
+            q[0], q[2] = tsc & 0xFFFF_FFFF, tsc >> 32
+        except BaseException as error:
+            self._fail(error)
+        return 1
+
+    def _rdtscp(self, _uc: int, _data: int) -> int:
+        self._rdtsc(0, 0)
+        self.hidden.q[1] = self.hidden.q[H.TSC_AUX_Q] & 0xFFFF_FFFF
+        return 1
+
+    def read_cr8(self) -> int:
+        """Return the task priority; a local APIC overrides this."""
+        return self.regs.cr8
+
+    def write_cr8(self, value: int) -> None:
+        """Set the task priority, 0 to 15; a local APIC overrides this."""
+        self.regs.cr8 = value
+
+    # --- Events -----------------------------------------------------------------------------------
+
+    def _intr(self, _uc: int, number: int, _data: int) -> None:
+        """Serve an exception, a software interrupt, or an intercept."""
+        try:
+            d = self.hidden.d
+            if self._stepping and self._end_step(number):
+                return
+            if number == _PAGE_FAULT or number == _NOT_CANONICAL:
+                self._refused_fill(number)
+            elif number < H.VMEXIT:
+                software = d[H.IS_INT_D]
+                d[H.IS_INT_D] = 0
+                d[H.OLD_EXCEPTION_D] = 0xFFFF_FFFF
+                if software:
+                    self._software_interrupt(number)
+                else:
+                    self._exception(number)
+            elif H.EXIT_EXCEPTION <= number - H.VMEXIT < H.EXIT_FIRST:
+                self._exception(number - H.VMEXIT - H.EXIT_EXCEPTION)
+            elif number == H.VMEXIT + H.EXIT_VINTR:
+                self._interrupt_window()
+            elif number == H.VMEXIT + H.EXIT_NMI:
+                self._take_nmi()
+            else:
+                self.intercepts.handlers[number - H.VMEXIT]()
+        except BaseException as error:
+            self._fail(error)
+
+    def _exception(self, vector: int) -> None:
+        if vector == Vector.UD:
+            code = self.read_code(15)
+            at = length_of_prefixes(code, self.bits)
+            if code[at : at + 1] == b"\xf1":  # INT1, which QEMU leaves out
+                self._icebp(at + 1)
+                return
+        error_code = self.hidden.d[H.ERROR_CODE_D] if vector in _WITH_ERROR_CODE else None
+        cr2 = self.regs.cr2 if vector == Vector.PF else None
+        self.deliver(Event(vector, Source.EXCEPTION, error_code, cr2))
+
+    def _icebp(self, length: int) -> None:
+        start = self.regs.rip
+        self.regs.rip = start + length
+        self.deliver(Event(Vector.DB, Source.ICEBP, start=start))
+
+    def _software_interrupt(self, vector: int) -> None:
+        # RIP is behind the instruction: INT n has two bytes, INT3 and INTO have one. Both INT 3
+        # forms come alike; the bytes tell.
+        regs = self.regs
+        rip = regs.rip
+        length = 2
+        if vector in (Vector.BP, Vector.OF):
+            regs.rip = rip - 1
+            if self.read_code(1) in (b"\xcc", b"\xce"):
+                length = 1
+            regs.rip = rip
+        self.deliver(Event(vector, Source.SOFTWARE, start=rip - length))
+
+    def _refused_fill(self, number: int) -> None:
+        """Deliver what a refused fill means, and take back Unicorn's order to stop."""
+        hidden = self.hidden
+        refusal, self._refusal = self._refusal, None
+        if refusal is None or hidden.invalid_error[0] != raw.ERR_EXCEPTION:
+            raise EngineError("Unicorn reports a refused fill that we know nothing of")
+        hidden.invalid_error[0] = 0
+        if self._exit is None and not self._kicked:
+            hidden.exit_request[0] = 0
+        gva = hidden.uc[hidden.invalid_addr]
+        if isinstance(refusal, NotCanonical):
+            code = self.read_code(15)
+            stack = is_stack_access(code, self.regs.rip, self.bits)
+            self.deliver(Event(Vector.SS if stack else Vector.GP, error_code=0))
+        else:
+            if gva >> 12 != refusal.gva >> 12:
+                gva = refusal.gva | gva & 0xFFF
+            self.deliver(Event(Vector.PF, Source.EXCEPTION, refusal.error_code, gva))
+        self._tick()
+
+    def deliver(self, event: Event) -> None:
+        """Deliver an event now; on a triple fault the processor shuts down."""
+        regs = self.regs
+        cs, rip = regs.segment_selector(1), regs.rip
+        instruction = self.executed + self.progress()
+        try:
+            tried = self.delivery.deliver(event)
+        except Shutdown as shutdown:
+            tried = shutdown.args[0]
+            self.shut_down = True
+            self._stop(Exit.SHUTDOWN)
+        for one in tried:
+            past = PastEvent(one, cs, rip, instruction)
+            self.recent.append(past)
+            if self.on_event is not None:
+                self.on_event(past)
+
+    def _tick(self) -> None:
+        """Count an event as an instruction: a loop of events alone must end with the budget."""
+        hidden = self.hidden
+        count = hidden.uc[hidden.counter] + 1
+        hidden.uc[hidden.counter] = count
+        if count >= hidden.uc[hidden.limit]:
+            self._stop(Exit.BUDGET)
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep an exception of a hook for `run` to raise."""
+        if self._failure is None:
+            self._failure = error
+        self._stop(Exit.KICKED)
+
+    def _stop(self, reason: Exit) -> None:
+        """Leave the engine before its next instruction."""
+        if self._exit is None or reason is Exit.SHUTDOWN:
+            self._exit = reason
+            self._stop_at = self.progress()
+        if self._running:
+            raw.stop(self._handle)
+
+    # --- Interrupts -------------------------------------------------------------------------------
+
+    def set_intr(self, level: bool) -> None:
+        """Drive the INTR pin."""
+        if level:
+            self.request(H.INTERRUPT_VIRQ)
+        else:
+            self.withdraw(H.INTERRUPT_VIRQ)
+
+    def nmi(self) -> None:
+        """Send an NMI; one waits while another is served."""
+        self.request(H.INTERRUPT_NMI)
+
+    def request(self, bit: int) -> None:
+        """Set a bit of QEMU's interrupt request word, and have it looked at soon."""
+        hidden = self.hidden
+        hidden.cpu[hidden.interrupt_request] |= bit
+        if self._running and (bit != H.INTERRUPT_VIRQ or self._window_open()):
+            hidden.icount_high[0] = -1
+
+    def withdraw(self, bit: int) -> None:
+        """Clear a bit of QEMU's interrupt request word."""
+        hidden = self.hidden
+        hidden.cpu[hidden.interrupt_request] &= ~bit
+
+    def _window_open(self) -> bool:
+        d = self.hidden.d
+        return bool(d[H.EFLAGS_D] & EFLAGS_IF and not d[H.HFLAGS_D] & H.HF_INHIBIT_IRQ)
+
+    @property
+    def can_wake(self) -> bool:
+        """Whether an interrupt or NMI that waits would end a HLT now."""
+        hidden = self.hidden
+        requests = hidden.cpu[hidden.interrupt_request]
+        if self.waits_for_sipi:
+            return False
+        if requests & H.INTERRUPT_NMI and not hidden.d[H.HFLAGS2_D] & H.HF2_NMI:
+            return True
+        return bool(requests & H.INTERRUPT_VIRQ and hidden.d[H.EFLAGS_D] & EFLAGS_IF)
+
+    def _interrupt_window(self) -> None:
+        """INTR is up, IF is set and no shadow is in the way: at exactly this boundary."""
+        source = self.interrupts
+        if source is None or not source.pending():
+            self.withdraw(H.INTERRUPT_VIRQ)
+            return
+        self.deliver(Event(source.acknowledge(), Source.EXTERNAL))
+        if not source.pending():
+            self.withdraw(H.INTERRUPT_VIRQ)
+        self._tick()
+
+    def _take_nmi(self) -> None:
+        self.withdraw(H.INTERRUPT_NMI)
+        self.hidden.d[H.HFLAGS2_D] |= H.HF2_NMI  # the engine's IRET clears it
+        self.deliver(Event(Vector.NMI, Source.EXTERNAL))
+        self._tick()
+
+    # --- Executing an intercepted instruction natively ----------------------------------------------
+
+    def begin_step(self) -> None:
+        """Have the interrupt hook called behind the next instruction: by the trap flag."""
+        d, regs = self.hidden.d, self.regs
+        self._stepping = True
+        self._step_tf = d[H.EFLAGS_D] & EFLAGS_TF
+        self._step_dr6 = regs.dr6
+        d[H.EFLAGS_D] |= EFLAGS_TF
+        # The instruction has been counted already and will be again.
+        self.hidden.uc[self.hidden.counter] -= 1
+
+    def _end_step(self, number: int) -> bool:
+        """Undo `begin_step`, whatever came; returns True if it was the trap we asked for."""
+        self._stepping = False
+        self.intercepts.program()
+        if self._step_tf:
+            return False
+        self.hidden.d[H.EFLAGS_D] &= ~EFLAGS_TF
+        if number != H.VMEXIT + H.EXIT_EXCEPTION + Vector.DB:
+            return False
+        self.regs.dr6 = self._step_dr6
+        return True
+
+    # --- Running ------------------------------------------------------------------------------------
+
+    def progress(self) -> int:
+        """Return how many instructions the slice that runs now has begun; 0 between slices."""
+        return self.hidden.uc[self.hidden.counter] if self._running else 0
+
+    def limit(self, budget: int) -> None:
+        """Shorten the running slice to `budget` instructions in all, or to those begun by now."""
+        hidden = self.hidden
+        if self._running and budget < hidden.uc[hidden.limit]:
+            hidden.uc[hidden.limit] = max(budget, hidden.uc[hidden.counter])
+
+    def kick(self) -> None:
+        """Leave `run` at the next boundary, or return from the next `run` at once. Any thread."""
+        self._kicked = True
+        if self._running:
+            raw.stop(self._handle)
+
+    def yielded(self) -> None:
+        """End the slice: the guest has executed PAUSE."""
+        self._stop(Exit.YIELDED)
+
+    def run(self, budget: int) -> Exit:
+        """Execute at most `budget` instructions (at least one) and say why it ended."""
+        if self.shut_down:
+            return Exit.SHUTDOWN
+        if self.halted:
+            if not self.can_wake:
+                return Exit.HALT
+            self.halted = False
+        if self._kicked:
+            self._kicked = False
+            return Exit.KICKED
+        hidden = self.hidden
+        self._exit = None
+        self._running = True
+        error = raw.start(self._handle, hidden.q[H.RIP_Q], budget)
+        self._running = False
+        count = hidden.uc[hidden.counter]
+        over = count > hidden.uc[hidden.limit]
+        if self._stepping:
+            self._end_step(-1)
+        if self._exit is not None:
+            count, reason = self._stop_at, self._exit
+        elif self._kicked:
+            count, reason = min(count, budget), Exit.KICKED
+        elif over:
+            count, reason = count - 1, Exit.BUDGET
+        else:
+            reason = Exit.HALT
+            self.halted = not self.can_wake
+        self._kicked = False
+        self.executed += count
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if error != raw.ERR_OK:
+            raise EngineError(f"Unicorn stopped: {raw.describe(error)}")
+        if reason is Exit.HALT and not self.halted:
+            return Exit.BUDGET
+        return reason
