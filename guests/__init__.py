@@ -92,6 +92,13 @@ _TABLE = (
         "one INVLPG anywhere inside, pairs of writable and read-only pages on one frame",
         "pse.elf",
     ),
+    Guest(
+        "context_switch",
+        "16 address spaces round and round",
+        "private values through every switch, 32-bit, PAE and long mode; edits from other "
+        "spaces, reloads of the same CR3, tables turned into data, global pages",
+        "context_switch.elf",
+    ),
 )
 
 GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}
