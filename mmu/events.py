@@ -8,13 +8,21 @@ one who would fire it looks first (``if trace is not None``), so one that is off
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from .api import Answer, Mmu, PagingRegisters
 
 Tracer = Callable[[str], None]
 """Takes one line: the tracepoint's name, a colon, and what happened."""
+
+
+class CountsFills(Protocol):
+    """Compiled code that answers misses and counts them by itself."""
+
+    @property
+    def fills(self) -> int:
+        """How many it has answered."""
 
 
 class Counters:
@@ -44,6 +52,7 @@ class Counters:
 
     __slots__ = (
         "code_dropped",
+        "compiled",
         "fills",
         "invlpg",
         "mmu_cache_hit",
@@ -66,6 +75,7 @@ class Counters:
     def __init__(self) -> None:
         for name in self.__slots__:
             setattr(self, name, 0)
+        self.compiled: list[CountsFills] = []
 
     if TYPE_CHECKING:
         code_dropped: int
@@ -88,8 +98,10 @@ class Counters:
         tlb_flush: int
 
     def as_dict(self) -> dict[str, int]:
-        """Return all counters by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """Return all counters by name, with what compiled code has counted."""
+        counts = {name: getattr(self, name) for name in self.__slots__ if name != "compiled"}
+        counts["fills"] += sum(block.fills for block in self.compiled)
+        return counts
 
 
 class Audited:

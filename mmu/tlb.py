@@ -16,7 +16,9 @@ path, where it looks for translated code and handles self-modification to the in
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+from array import array
 
 from .api import MAP_EXEC, MAP_READ, MAP_WRITE, TlbHost
 from .arch import PAGE_SHIFT
@@ -25,6 +27,11 @@ from .memory import Memory
 
 EPOCHS = 128
 """Epochs run from 1 to 127 and round; 0 stands for never."""
+
+
+def address_of(buffer: mmap.mmap) -> int:
+    """Return where in this process an anonymous mapping is; it must be kept by the caller."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
 class TlbTracker:
@@ -43,16 +50,25 @@ class TlbTracker:
         self._memory = memory
         self._runners: dict[int, int] = {}  # gfn -> vCPUs that fetched from it (several only)
         self._dirty: set[int] | None = None
+        shared = array("Q", bytes(24))
+        self.shared = memoryview(shared)
+        """For compiled code: the epoch, and where ``written_epoch`` and ``fetched_epoch`` are."""
+        self.shared_address = shared.buffer_info()[0]
         self._make_room()
 
     def _make_room(self) -> None:
         """Have a byte for every frame that is RAM or ROM, for each kind of grant."""
         slots = self._memory.slots()
         frames = 1 + max((slot.end >> PAGE_SHIFT for slot in slots if not slot.device), default=0)
-        self.written_epoch = memoryview(mmap.mmap(-1, frames))
-        self.checked_epoch = memoryview(mmap.mmap(-1, frames))
-        self.fetched_epoch = memoryview(mmap.mmap(-1, frames))
-        """The epoch of the last EXEC grant, 0 if nothing translated from the frame is left."""
+        buffers = [mmap.mmap(-1, frames) for _ in range(3)]
+        self.written_epoch = memoryview(buffers[0])
+        self.checked_epoch = memoryview(buffers[1])
+        self.fetched_epoch = memoryview(buffers[2])
+        """The epoch of the last grant of each kind, 0 for never. ``fetched_epoch`` goes to 0 when
+        nothing translated from the frame is left."""
+        self.shared[0] = self.epoch
+        self.shared[1] = address_of(buffers[0])
+        self.shared[2] = address_of(buffers[2])
 
     def remapped(self) -> None:
         """Forget all grants because the slots changed: no TLB and no translated code is kept."""
@@ -62,6 +78,11 @@ class TlbTracker:
         self._runners.clear()
         self.flush_all()
         self._make_room()
+
+    @property
+    def is_logging(self) -> bool:
+        """Whether dirty logging is on: then every grant of WRITE must pass through here."""
+        return self._dirty is not None
 
     # --- Dirty logging ------------------------------------------------------------------------
 
@@ -98,7 +119,7 @@ class TlbTracker:
         self._flushed |= 1 << cpu
         if self._flushed == self._everyone:
             self._flushed = 0
-            self.epoch = self.epoch % (EPOCHS - 1) + 1
+            self.shared[0] = self.epoch = self.epoch % (EPOCHS - 1) + 1
 
     def flush_all(self) -> None:
         """Empty every TLB; nothing granted before is held afterwards."""
@@ -106,7 +127,7 @@ class TlbTracker:
             self.counters.tlb_flush += 1
             self.host.flush_tlb(cpu)
         self._flushed = 0
-        self.epoch = (self.epoch + self._window - 1) % (EPOCHS - 1) + 1
+        self.shared[0] = self.epoch = (self.epoch + self._window - 1) % (EPOCHS - 1) + 1
 
     # --- Grants -------------------------------------------------------------------------------
 

@@ -64,6 +64,8 @@ IN_CALLBACK = ctypes.CFUNCTYPE(_u32, _u64, _u32, ctypes.c_int, _u64)
 OUT_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u32, ctypes.c_int, _u32, _u64)
 SYSCALL_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64)
 REPLACE_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, _u64, _u64)
+BLOCK_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64, _u32, _u64)
+STOP_FUNCTION = ctypes.CFUNCTYPE(ctypes.c_int, _u64)
 MMIO_READ_CALLBACK = ctypes.CFUNCTYPE(_u64, _u64, _u64, ctypes.c_uint, _u64)
 MMIO_WRITE_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64, ctypes.c_uint, _u64, _u64)
 
@@ -208,3 +210,8 @@ def flush_tlb(handle: int) -> None:
 def remove_code(handle: int, first: int, end: int) -> None:
     """Drop the code translated from the guest-*virtual* addresses `first` to `end`."""
     _ctl(handle, _uc.UC_CTL_TB_REMOVE_CACHE, _u64(first), _u64(end))
+
+
+def flush_code(handle: int) -> None:
+    """Drop all translated code; not inside hooks."""
+    _ctl(handle, _uc.UC_CTL_TB_FLUSH)

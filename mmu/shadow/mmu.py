@@ -55,6 +55,7 @@ from ..tlb import TlbTracker
 from ..walker import Context, Walk, set_accessed_dirty, walk
 from .audit import audit
 from .cache import ShadowCache
+from .compiled import Block
 from .context import SHIFTS, SHIFTS_32, ShadowContext, hardware_tests
 from .policy import Policy
 from .pool import (
@@ -103,6 +104,7 @@ class ShadowMmu:
         self.cache = ShadowCache(memory, self.tlb, self.pool, self.counters, self.policy)
         self.words = self.pool.words
         self.contexts = [self._new_context(cpu, Context(features)) for cpu in range(cpus)]
+        self._blocks: dict[int, Block] = {}
 
     def _new_context(self, cpu: int, paging: Context) -> ShadowContext:
         root = self.pool.root_table(cpu)
@@ -128,6 +130,7 @@ class ShadowMmu:
             context.root = self.pool.root_table(cpu)
             for quarter in range(4):
                 self._link_known_directory(context, quarter)
+        self._publish(cpu)
 
     def _leave_root(self, cpu: int, context: ShadowContext) -> None:
         """Unpin the root page, or empty the root table."""
@@ -164,6 +167,18 @@ class ShadowMmu:
                 self.counters.mmu_root_hit += 1
                 self.pool.touch(page)
                 self.cache.link(context.root + quarter, page)
+
+    def block(self, cpu: int) -> Block:
+        """Return a vCPU's block for :func:`mmu.shadow.compiled.hit`, kept up to date from now."""
+        block = self._blocks[cpu] = Block()
+        self.counters.compiled.append(block)
+        self._publish(cpu)
+        return block
+
+    def _publish(self, cpu: int) -> None:
+        block = self._blocks.get(cpu)
+        if block is not None:
+            block.publish(self.contexts[cpu], self.pool, self.tlb)
 
     # --- A TLB miss ---------------------------------------------------------------------------
 
@@ -449,6 +464,8 @@ class ShadowMmu:
         """See :meth:`mmu.api.Mmu.remapped`. Everything goes, as with KVM's memory slots."""
         self.zap_all()
         self.tlb.remapped()
+        for cpu in self._blocks:
+            self._publish(cpu)
 
     # --- For the owner of the machine ---------------------------------------------------------
 
@@ -462,9 +479,10 @@ class ShadowMmu:
         for cpu, context in enumerate(self.contexts):
             self._leave_root(cpu, context)
         self.cache.zap_all_fast()
-        for context in self.contexts:
+        for cpu, context in enumerate(self.contexts):
             if context.paging.levels >= Levels.FOUR:
                 self._enter_root_page(context)
+            self._publish(cpu)
 
     def shrink(self, pages: int) -> int:
         """Give up to ``pages`` of the longest unused shadow pages back, as KVM does when the host
@@ -474,6 +492,8 @@ class ShadowMmu:
     def start_dirty_log(self) -> None:
         """See :meth:`mmu.tlb.TlbTracker.start_dirty_log`."""
         self.tlb.start_dirty_log()
+        for cpu in self._blocks:
+            self._publish(cpu)
 
     def dirty_log(self) -> list[int]:
         """Return the gfns written since last asked; see :meth:`mmu.tlb.TlbTracker.dirty_log`."""
@@ -482,6 +502,8 @@ class ShadowMmu:
     def stop_dirty_log(self) -> None:
         """See :meth:`mmu.tlb.TlbTracker.stop_dirty_log`."""
         self.tlb.stop_dirty_log()
+        for cpu in self._blocks:
+            self._publish(cpu)
 
     def describe_path(self, cpu: int, gva: int) -> str:
         """Return the shadow tables' side of an address, a line a level. Changes nothing."""

@@ -30,6 +30,7 @@ import mmap
 from collections.abc import Iterator
 
 from ..api import PoolError
+from ..tlb import address_of
 from .role import access_of, describe_role, glevels_of, is_direct, level_of, quadrant_in
 
 SPTE_PRESENT = 1 << 0
@@ -116,6 +117,7 @@ class Pool:
         # Touched by and by, so a large bound costs nothing until it is used.
         self._buffer = mmap.mmap(-1, (cpus + bound) * TABLE_ENTRIES * 8)
         self.words = memoryview(self._buffer).cast("Q")
+        self.address = address_of(self._buffer)
         self._fresh = cpus  # the first table never used so far
         self._free: list[int] = []
         self._by_use: dict[ShadowPage, None] = {}
