@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Assemble the guests: ``python -m guests.build [--check] [--list] [NAME ...]``.
 
-Writes ``guests/images``; with ``--check`` compares and writes nothing. The images depend on the
-sources alone, byte for byte. Exit code 1: an image differs; 2: a source or the tools fail.
+Writes ``guests/images`` and ``guests/bench/images``; with ``--check`` compares and writes nothing.
+The images depend on the sources alone, byte for byte. Exit code 1: an image differs; 2: a source or the tools fail.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from guests import GUESTS, Guest, load
+from guests import GUESTS, Guest
 from guests.asm import AssemblyError, Image, assemble, elf32
+from guests.bench import BENCH_GUESTS
 from guests.encoder import keystone_problem
+
+EVERYTHING: dict[str, Guest] = {**GUESTS, **BENCH_GUESTS}
 
 
 def image_bytes(guest: Guest) -> tuple[bytes, Image]:
@@ -33,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(problem, file=sys.stderr)
         return 2
     try:
-        guests = [load(name) for name in options.names] or list(GUESTS.values())
+        guests = [_named(name) for name in options.names] or list(EVERYTHING.values())
         differing = [guest for guest in guests if _build(guest, options.check, options.list)]
     except KeyError as error:
         print(error.args[0], file=sys.stderr)
@@ -44,6 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if differing else 0
 
 
+def _named(name: str) -> Guest:
+    """The guest called ``name``; raises KeyError, whose text lists the names there are."""
+    if name not in EVERYTHING:
+        raise KeyError(f"no guest {name!r}; there are: {', '.join(EVERYTHING)}")
+    return EVERYTHING[name]
+
+
 def _build(guest: Guest, check: bool, listing: bool) -> bool:
     """Build or compare one guest; returns whether a comparison failed."""
     data, image = image_bytes(guest)
@@ -52,11 +62,11 @@ def _build(guest: Guest, check: bool, listing: bool) -> bool:
         return False
     if check:
         same = guest.path.is_file() and guest.path.read_bytes() == data
-        print(f"{guest.image}: {'as committed' if same else 'differs'}")
+        print(f"{guest.name}: {'as committed' if same else 'differs'}")
         return not same
     guest.path.parent.mkdir(exist_ok=True)
     guest.path.write_bytes(data)
-    print(f"{guest.image}: {len(data)} bytes")
+    print(f"{guest.name}: {len(data)} bytes")
     return False
 
 
