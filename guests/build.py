@@ -2,7 +2,8 @@
 """Assemble the guests: ``python -m guests.build [--check] [--list] [NAME ...]``.
 
 Writes ``guests/images`` and ``guests/bench/images``; with ``--check`` compares and writes nothing.
-The images depend on the sources alone, byte for byte. Exit code 1: an image differs; 2: a source or the tools fail.
+The images depend on the sources alone, byte for byte. Exit code 1: an image differs; 2: a source
+or the tools fail.
 """
 
 from __future__ import annotations
