@@ -33,6 +33,7 @@ PT_PAT = 1 << 7  # in a 4 KiB entry
 PT_GLOBAL = 1 << 8
 PT_PAT_LARGE = 1 << 12
 PT_PKEY_SHIFT = 59
+PT_PKEY = 15 << PT_PKEY_SHIFT
 PT_NX = 1 << 63
 
 # --- Page-fault error code (SDM 4.7) ----------------------------------------------------------
@@ -279,4 +280,5 @@ def pkey_denies(pkru: int, pkey: int, access: int, *, wp: bool) -> bool:
     key = pkru >> (2 * pkey)
     if key & 1:
         return True
-    return bool(key & 2 and access & ACCESS_WRITE and (access & ACCESS_USER or wp))
+    user = access & ACCESS_USER and not access & ACCESS_IMPLICIT
+    return bool(key & 2 and access & ACCESS_WRITE and (user or wp))

@@ -18,7 +18,6 @@ from .arch import (
     ACC_EXEC,
     ACC_USER,
     ACC_WRITE,
-    ACCESS_ERROR_BITS,
     ACCESS_FETCH,
     ACCESS_IMPLICIT,
     ACCESS_USER,
@@ -65,6 +64,7 @@ class Context:
     """
 
     __slots__ = (
+        "_root_mask",
         "canonical_bits",
         "denied",
         "entry_bytes",
@@ -90,15 +90,21 @@ class Context:
         self.features = features
         self.pdptes = [0, 0, 0, 0]
         self.regs = PagingRegisters(0, 0, 0, 0)
+        self.root_gpa = 0
         self._decode(self.regs)
 
-    def load(self, memory: Memory, regs: PagingRegisters) -> None:
+    def load(self, memory: Memory, regs: PagingRegisters) -> bool:
         """Take new registers, and load the PDPTE registers if the processor would (SDM 4.4.1).
 
-        The same registers again stand for a reload of CR3. About 2 us.
+        The same registers again stand for a reload of CR3. Returns whether anything but CR3 has
+        changed. Under 1 us if not, else about 6.
         """
         old = self.regs
-        self._decode(regs)
+        changed = regs[0] != old[0] or regs[2] != old[2] or regs[3:] != old[3:]
+        if changed:
+            self._decode(regs)
+        self.regs = regs
+        self.root_gpa = regs.cr3 & self._root_mask
         if self.levels is Levels.PAE and (
             regs == old
             or regs.cr3 != old.cr3
@@ -106,10 +112,10 @@ class Context:
             or (regs.cr4 ^ old.cr4) & CR4_PDPTE_BITS
         ):
             self.pdptes = read_pdptes(memory, regs.cr3)
+        return changed
 
     def _decode(self, regs: PagingRegisters) -> None:
-        """Work out everything that follows from the registers alone."""
-        self.regs = regs
+        """Work out everything that follows from CR0, CR4 and EFER."""
         self.levels = levels = levels_of(regs.cr0, regs.cr4, regs.efer)
         self.mode: PagingMode = MODES[levels]
         self.wp = bool(regs.cr0 & CR0_WP)
@@ -125,9 +131,16 @@ class Context:
         self.gva_mask = (1 << 64) - 1 if levels >= Levels.FOUR else 0xFFFF_FFFF
         self.canonical_bits = self.mode.gva_bits if levels >= Levels.FOUR else 64
         self.frame_mask = bits(PAGE_SHIFT, self.features.phys_bits - 1)
-        self.root_gpa = regs.cr3 & (self.frame_mask if levels >= Levels.FOUR else 0xFFFF_F000)
+        self._root_mask = self.frame_mask if levels >= Levels.FOUR else 0xFFFF_F000
         top = 2 if levels is Levels.PAE else int(levels)
         self.plan = tuple(self._row(level) for level in range(top, 0, -1))
+
+    def fault(self, gva: int, access: int, why: int) -> PageFault:
+        """Return the fault with the error code of SDM 4.7; ``why`` is 0, P, P|RSVD or P|PK."""
+        code = access & ACCESS_WRITE | self.fetch_code & access | why
+        if access & ACCESS_USER and not access & ACCESS_IMPLICIT:
+            code |= ACCESS_USER
+        return PageFault(gva, code)
 
     def _row(self, level: int) -> tuple[int, int, int, int, int, bool]:
         mode = self.mode
@@ -212,7 +225,7 @@ def walk(memory: Memory, context: Context, gva: int, access: int) -> Walk:
     if levels is Levels.PAE:
         found.pdpte = pdpte = context.pdptes[gva >> 30]
         if not pdpte & PT_PRESENT:
-            found.fault = _fault(context, found, 0)
+            found.fault = context.fault(gva, access, 0)
             return found
         table = pdpte & context.frame_mask
     elif not is_canonical(gva, context.canonical_bits):
@@ -230,11 +243,11 @@ def walk(memory: Memory, context: Context, gva: int, access: int) -> Walk:
         rights &= gpte & (ACC_WRITE | ACC_USER) | (0 if gpte & PT_NX and width == 8 else ACC_EXEC)
         entries.append((level, table + index * width, gpte, rights))
         if not gpte & PT_PRESENT:
-            found.fault = _fault(context, found, 0)
+            found.fault = context.fault(gva, access, 0)
             return found
         large = may_be_large and gpte & PT_PAGE_SIZE
         if gpte & (reserved_large if large else reserved):
-            found.fault = _fault(context, found, PFERR_PRESENT | PFERR_RSVD)
+            found.fault = context.fault(gva, access, PFERR_PRESENT | PFERR_RSVD)
             return found
         if large or level == 1:
             break
@@ -252,22 +265,18 @@ def walk(memory: Memory, context: Context, gva: int, access: int) -> Walk:
     else:
         base = gpte & frame_mask & ~offset_mask
     found.frame = (base | gva & offset_mask) >> PAGE_SHIFT
-    if context.denied[access] >> rights & 1:
-        found.fault = _fault(context, found, PFERR_PRESENT)
-    elif context.pke and rights & ACC_USER:
+    if levels >= Levels.FOUR:
         found.pkey = gpte >> PT_PKEY_SHIFT & 15
-        if pkey_denies(context.regs.pkru, found.pkey, access, wp=context.wp):
-            found.fault = _fault(context, found, PFERR_PRESENT | PFERR_PK)
+    # The error code tells of the key even where the other rights would have sufficed for a fault.
+    if (
+        context.pke
+        and rights & ACC_USER
+        and pkey_denies(context.regs.pkru, found.pkey, access, wp=context.wp)
+    ):
+        found.fault = context.fault(gva, access, PFERR_PRESENT | PFERR_PK)
+    elif context.denied[access] >> rights & 1:
+        found.fault = context.fault(gva, access, PFERR_PRESENT)
     return found
-
-
-def _fault(context: Context, found: Walk, why: int) -> PageFault:
-    """Return the fault with the error code of SDM 4.7; ``why`` is P, P|RSVD or P|PK."""
-    access = found.access
-    code = access & ACCESS_WRITE | context.fetch_code & access | why
-    if access & ACCESS_USER and not access & ACCESS_IMPLICIT:
-        code |= ACCESS_USER
-    return PageFault(found.gva, code & (ACCESS_ERROR_BITS | why))
 
 
 def set_accessed_dirty(memory: Memory, context: Context, found: Walk) -> list[int]:

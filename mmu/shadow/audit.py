@@ -57,6 +57,7 @@ from .pool import (
 )
 from .role import (
     NXE,
+    PKE_ANDNOT_WP,
     PSE,
     ROLE_BITS,
     SMAP_ANDNOT_WP,
@@ -152,7 +153,9 @@ def _wrong_entry(
         gfn = page.gfn + (index << 9 * (page.level - 1))
         if page.level > 1 and not spte & SPTE_LARGE:
             return _wrong_child(mmu, spte, gfn, page.role - (1 << 3))
-        return _wrong_leaf(mmu, spte, gfn, page.access, True, page.role)
+        return _wrong_key(spte, page.pkey) or _wrong_leaf(
+            mmu, spte, gfn, page.access, True, page.role
+        )
     gpte = _guest_entry(memory, page, index)
     if not gpte & PT_PRESENT:
         return f"spte {spte:#x} present, guest entry {gpte:#x} not"
@@ -170,10 +173,10 @@ def _wrong_entry(
     rights = page.access & (gpte & (ACC_WRITE | ACC_USER) | _exec_right(page, gpte))
     frame_mask = bits(PAGE_SHIFT, features.phys_bits - 1)
     if page.level == 1:
-        if (spte >> SPTE_PKEY_SHIFT ^ _pkey(page, gpte)) & 15 and mmu.contexts[0].paging.pke:
-            return f"spte {spte:#x} has another key than guest entry {gpte:#x}"
         gfn = (gpte & frame_mask) >> PAGE_SHIFT
-        return _wrong_leaf(mmu, spte, gfn, rights, bool(gpte & PT_DIRTY), page.role)
+        return _wrong_key(spte, _pkey(page, gpte)) or _wrong_leaf(
+            mmu, spte, gfn, rights, bool(gpte & PT_DIRTY), page.role
+        )
     if large:
         return _wrong_large(mmu, features, page, index, spte, gpte, rights)
     if spte & SPTE_LARGE:
@@ -213,7 +216,13 @@ def _exec_right(page: ShadowPage, gpte: int) -> int:
 
 
 def _pkey(page: ShadowPage, gpte: int) -> int:
-    return gpte >> PT_PKEY_SHIFT if page.glevels >= 4 else 0
+    return gpte >> PT_PKEY_SHIFT & 15 if page.glevels >= 4 else 0
+
+
+def _wrong_key(spte: int, pkey: int) -> str:
+    if spte >> SPTE_PKEY_SHIFT & 15 == pkey:
+        return ""
+    return f"spte {spte:#x} has another protection key than the guest's, {pkey}"
 
 
 def _wrong_large(
@@ -234,10 +243,14 @@ def _wrong_large(
     else:
         gfn = (gpte & bits(12 + 9 * (page.level - 1), features.phys_bits - 1)) >> PAGE_SHIFT
     if spte & SPTE_LARGE:
-        return _wrong_leaf(mmu, spte, gfn, rights, bool(gpte & PT_DIRTY), page.role)
+        return _wrong_key(spte, _pkey(page, gpte)) or _wrong_leaf(
+            mmu, spte, gfn, rights, bool(gpte & PT_DIRTY), page.role
+        )
     child = mmu.pool.page_of(spte)
     if not child.direct or child.gfn != gfn or child.level != page.level - 1:
         return f"leads to {child!r}, guest entry {gpte:#x} is a large page at gfn {gfn:x}"
+    if child.pkey != _pkey(page, gpte):
+        return f"leads to {child!r}, guest entry {gpte:#x} has another protection key"
     return _wider(child.access, rights, bool(gpte & PT_DIRTY), page.role)
 
 
@@ -272,6 +285,8 @@ def _wider(has: int, rights: int, dirty: bool, role: int) -> str:
         if rights & ACC_USER:
             if role & SMAP_ANDNOT_WP:
                 return "a user page made a supervisor's under SMAP"
+            if role & PKE_ANDNOT_WP:
+                return "a user page made a supervisor's with protection keys on"
             if has & ACC_EXEC and role & SMEP_ANDNOT_WP:
                 return "a user page made a supervisor's, executable under SMEP"
             if has & ACC_USER:
@@ -357,4 +372,4 @@ def _where(mmu: ShadowMmu, place: int) -> str:
 
 
 __all__ = ["audit"]
-assert ROLE_BITS >= 17 and ACC_WRITE == PT_WRITABLE == SPTE_WRITABLE  # the layouts meet here
+assert ROLE_BITS >= 22 and ACC_WRITE == PT_WRITABLE == SPTE_WRITABLE  # the layouts meet here

@@ -114,12 +114,15 @@ class Block:
         """How many misses :func:`hit` has answered."""
         return self.words[FILLS // 8]
 
+    def set_root(self, root: int) -> None:
+        """Let the walk start at another place."""
+        self.words[ROOT // 8] = root
+
     def publish(self, context: ShadowContext, pool: Pool, tlb: TlbTracker) -> None:
-        """Show a vCPU's context to the compiled code. About 2 us."""
+        """Show a vCPU's context, all but its root, to the compiled code. About 2 us."""
         words = self.words
         paging = context.paging
         words[WORDS // 8] = pool.address
-        words[ROOT // 8] = context.root
         words[TOP_SHIFT // 8] = context.shifts[0]
         words[GVA_MASK // 8] = paging.gva_mask  # all ones: -1
         words[CANONICAL // 8] = paging.canonical_bits - 1

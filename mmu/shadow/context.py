@@ -76,7 +76,7 @@ class ShadowContext:
         if level < max(found.level, 1) or paging.levels is Levels.NONE:
             gfn = found.frame >> 9 * level << 9 * level
             rights = direct_rights if found.level else ACC_ALL
-            return gfn, make_role(self.mode, level, direct=True, access=rights)
+            return gfn, make_role(self.mode, level, direct=True, access=rights, pkey=found.pkey)
         table_gpa = next(entry[1] for entry in found.entries if entry[0] == level)
         quadrant = quadrant_of(gva, level) if paging.levels is Levels.TWO else 0
         role = make_role(self.mode, level, quadrant=quadrant, access=found.rights_above(level))

@@ -39,10 +39,12 @@ from ..arch import (
     ACCESS_USER,
     ACCESS_WRITE,
     PAGE_SHIFT,
+    PFERR_PRESENT,
+    PFERR_RSVD,
     PT_ACCESSED,
     PT_DIRTY,
     PT_NX,
-    PT_PKEY_SHIFT,
+    PT_PKEY,
     PT_PRESENT,
     Features,
     Levels,
@@ -70,6 +72,7 @@ from .pool import (
     SPTE_USER,
     SPTE_WRITABLE,
     Pool,
+    ShadowPage,
 )
 from .role import describe_role, make_role, mode_bits
 
@@ -117,26 +120,29 @@ class ShadowMmu:
         guests with 32-bit addresses) beside the decoding of the registers."""
         context = self.contexts[cpu]
         paging = context.paging
-        paging.load(self.memory, regs)
+        changed = paging.load(self.memory, regs)
         self.tlb.flushed(cpu)
-        self.cache.sync_all()
+        if self.cache.unsync:
+            self.cache.sync_all()
         self._leave_root(cpu, context)
-        context.mode = mode_bits(regs.cr0, regs.cr4, regs.efer)
-        context.shifts = SHIFTS[paging.levels]
-        context.tests = hardware_tests(paging.smep, paging.smap)
+        if changed:
+            context.mode = mode_bits(regs.cr0, regs.cr4, regs.efer)
+            context.shifts = SHIFTS[paging.levels]
+            context.tests = hardware_tests(paging.smep, paging.smap)
         if paging.levels >= Levels.FOUR:
             self._enter_root_page(context)
         else:
             context.root = self.pool.root_table(cpu)
             for quarter in range(4):
                 self._link_known_directory(context, quarter)
-        self._publish(cpu)
+        self._publish(cpu, changed)
 
     def _leave_root(self, cpu: int, context: ShadowContext) -> None:
         """Unpin the root page, or empty the root table."""
         if context.root_page is not None:
             context.root_page.pins -= 1
             context.root_page = None
+            return
         first = self.pool.root_table(cpu)
         for place in range(first, first + 4):
             if self.words[place]:
@@ -175,10 +181,14 @@ class ShadowMmu:
         self._publish(cpu)
         return block
 
-    def _publish(self, cpu: int) -> None:
+    def _publish(self, cpu: int, changed: bool = True) -> None:
+        """Show compiled code the vCPU's root, and with ``changed`` everything else too."""
         block = self._blocks.get(cpu)
-        if block is not None:
+        if block is None:
+            return
+        if changed:
             block.publish(self.contexts[cpu], self.pool, self.tlb)
+        block.set_root(self.contexts[cpu].root)
 
     # --- A TLB miss ---------------------------------------------------------------------------
 
@@ -207,7 +217,7 @@ class ShadowMmu:
         if spte & mask != want and not (
             spte & SPTE_TRAP_WRITE and (spte | SPTE_WRITABLE) & mask == want
         ):
-            return self._fault(cpu, context, gva, access)
+            return self._leaf_fault(cpu, context, place, gva, access)
         if not is_canonical(gva, paging.canonical_bits):
             return NotCanonical(gva)
         if paging.pke and self._pkey_denies(paging, spte, access):
@@ -253,6 +263,96 @@ class ShadowMmu:
         self.words[place] = self.words[place] & ~SPTE_TRAP_WRITE | SPTE_WRITABLE
         return False
 
+    def _leaf_fault(
+        self, cpu: int, context: ShadowContext, place: int, gva: int, access: int
+    ) -> Answer:
+        """Serve a fault at an entry of a leaf table without walking the guest's upper levels.
+
+        They cannot have changed: upper tables are write-protected, and a change would have zapped
+        the path that led here. What they allow is in the page's role, their A bits are set. So
+        the guest's entry alone decides. Rare cases go the whole way.
+        """
+        page = self.pool.page_at(place)
+        paging = context.paging
+        if page is None or page.level > 1 or page.direct or paging.pke:
+            return self._fault(cpu, context, gva, access)
+        wide = page.glevels != 2
+        table = self.memory.table64(page.gfn) if wide else self.memory.table32(page.gfn)
+        if table is None or not is_canonical(gva, paging.canonical_bits):
+            return self._fault(cpu, context, gva, access)
+        index = gva >> 12 & (511 if wide else 1023)
+        gpte = table[index]
+        rights = page.access & (gpte & (ACC_WRITE | ACC_USER) | ACC_EXEC)
+        if wide and gpte & PT_NX:
+            rights &= ~ACC_EXEC
+        if not gpte & PT_PRESENT:
+            why = 0
+        elif gpte & paging.plan[-1][3]:
+            why = PFERR_PRESENT | PFERR_RSVD
+        elif paging.denied[access] >> rights & 1:
+            why = PFERR_PRESENT
+        elif access & ACCESS_WRITE and not rights & ACC_WRITE:
+            return self._fault(cpu, context, gva, access)  # CR0.WP = 0
+        else:
+            return self._refill(cpu, context, page, place, gpte, rights, gva, access)
+        self.counters.pf_taken += 1
+        self.counters.pf_guest += 1
+        fault = paging.fault(gva, access, why)
+        if self.cache.trace is not None:
+            self.cache.trace(f"kvm_mmu_walker_error: {fault}")
+        return fault
+
+    def _refill(
+        self,
+        cpu: int,
+        context: ShadowContext,
+        page: ShadowPage,
+        place: int,
+        gpte: int,
+        rights: int,
+        gva: int,
+        access: int,
+    ) -> int:
+        """Set a leaf from the guest's entry ``gpte``, which allows the access, and answer."""
+        cache = self.cache
+        counters = self.counters
+        counters.pf_taken += 1
+        paging = context.paging
+        wanted = PT_ACCESSED | PT_DIRTY if access & ACCESS_WRITE else PT_ACCESSED
+        if gpte & wanted != wanted:
+            gpte |= wanted
+            self._set_accessed_dirty(paging, page.gfn, gva, wanted)
+        gfn = (gpte & paging.frame_mask) >> PAGE_SHIFT
+        writable = bool(rights & ACC_WRITE and gpte & PT_DIRTY)
+        spte = cache.make_leaf(gfn, rights, writable=writable)
+        if page.glevels >= Levels.FOUR:
+            spte |= gpte & PT_PKEY
+        page.writes = 0
+        if self.words[place] & ~SPTE_EPOCH == spte:
+            counters.pf_spurious += 1
+        else:
+            counters.pf_fixed += 1
+            cache.set_leaf(place, spte)
+            if cache.trace is not None:
+                cache.trace(f"kvm_mmu_set_spte: gfn {gfn:x} spte {spte:x}")
+            if place & 511 and self.words[place - 1] & SPTE_PRESENT and self.policy.prefetch:
+                self._prefetch(context, page, place)
+        return self._answer(cpu, context, place, spte, gfn << PAGE_SHIFT, access)
+
+    def _set_accessed_dirty(self, paging: Context, gfn: int, gva: int, wanted: int) -> None:
+        """Set A, and D, in an entry of a leaf table, as the processor does."""
+        if paging.entry_bytes == 8:
+            table, index = self.memory.table64(gfn), gva >> 12 & 511
+        else:
+            table, index = self.memory.table32(gfn), gva >> 12 & 1023
+        if table is None or table.readonly:
+            return
+        table[index] |= wanted
+        self.tlb.changed(gfn)
+        if len(self.cache.tables[gfn]) > 1:
+            gpa = gfn << PAGE_SHIFT | index * paging.entry_bytes
+            self.cache.guest_wrote(gpa, paging.entry_bytes, entry_bytes=paging.entry_bytes)
+
     # --- A shadow fault -----------------------------------------------------------------------
 
     def _fault(self, cpu: int, context: ShadowContext, gva: int, access: int) -> Answer:
@@ -276,9 +376,9 @@ class ShadowMmu:
         if access & ACCESS_WRITE and not rights & ACC_WRITE:
             # Only CR0.WP = 0 lets this through: a supervisor's write to a read-only page. To
             # hardware it becomes a supervisor's writable page, which user mode will fault on and
-            # have turned back. Under SMAP it must go on being seen to be a user page: then it is
-            # granted to this TLB entry alone and not remembered.
-            if rights & ACC_USER and paging.smap:
+            # have turned back. With SMAP or keys it must go on being seen to be a user page: then
+            # it is granted to this TLB entry alone and not remembered.
+            if rights & ACC_USER and (paging.smap or paging.pke):
                 return self._grant_unremembered(cpu, found)
             rights = rights & ~ACC_USER | ACC_WRITE
             if paging.smep and found.rights & ACC_USER:
@@ -309,8 +409,9 @@ class ShadowMmu:
         if cache.trace is not None:
             cache.trace(f"kvm_mmu_set_spte: gfn {found.frame:x} spte {spte:x}")
         has_neighbour = place & 511 and self.words[place - 1] & SPTE_PRESENT
-        if found.level == 1 and self.policy.prefetch and has_neighbour:
-            self._prefetch(context, found, place)
+        page = self.pool.page_at(place)
+        if found.level == 1 and self.policy.prefetch and has_neighbour and page is not None:
+            self._prefetch(context, page, place)
         return spte, place
 
     def _grant_unremembered(self, cpu: int, found: Walk) -> int:
@@ -367,7 +468,7 @@ class ShadowMmu:
             if spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
                 return place, level
             page = pool.page_of(spte)
-            if page.direct and page.access != direct_rights:
+            if page.direct and (page.access != direct_rights or page.pkey != found.pkey):
                 self.cache.unlink(place)
                 return place, level
             pool.touch(page)
@@ -376,7 +477,7 @@ class ShadowMmu:
             level -= 1
         return place + (gva >> 12 & 511), 1
 
-    def _prefetch(self, context: ShadowContext, found: Walk, place: int) -> None:
+    def _prefetch(self, context: ShadowContext, page: ShadowPage, place: int) -> None:
         """Fill entries behind one whose neighbour before it was there: the guest walks upward.
 
         Only what a walk would answer without changing anything in the guest: present, accessed,
@@ -384,28 +485,26 @@ class ShadowMmu:
         """
         paging = context.paging
         words = self.words
-        _, gpa, _, _ = found.entries[-1]
-        wide = paging.entry_bytes == 8
-        table = (self.memory.table64 if wide else self.memory.table32)(gpa >> PAGE_SHIFT)
+        wide = page.glevels != 2
+        table = self.memory.table64(page.gfn) if wide else self.memory.table32(page.gfn)
         if table is None:
             return
-        index = (gpa & 0xFFF) // paging.entry_bytes
-        last = min(_PREFETCH - 1, 511 - (place & 511))
-        inherited = found.rights_above(1)
+        index = page.quadrant << 9 | place & 511
         reserved = paging.plan[-1][3]
-        for step in range(1, last + 1):
+        for step in range(1, min(_PREFETCH, 512 - (place & 511))):
             gpte = table[index + step]
             if words[place + step] & SPTE_PRESENT:
                 return
             if gpte & (PT_PRESENT | PT_ACCESSED) != PT_PRESENT | PT_ACCESSED or gpte & reserved:
                 continue
-            rights = inherited & (gpte & (ACC_WRITE | ACC_USER) | ACC_EXEC)
+            rights = page.access & (gpte & (ACC_WRITE | ACC_USER) | ACC_EXEC)
             if wide and gpte & PT_NX:
                 rights &= ~ACC_EXEC
             gfn = (gpte & paging.frame_mask) >> PAGE_SHIFT
-            pkey = gpte >> PT_PKEY_SHIFT & 15 if paging.pke and rights & ACC_USER else 0
             writable = bool(rights & ACC_WRITE and gpte & PT_DIRTY)
-            spte = self.cache.make_leaf(gfn, rights, writable=writable, pkey=pkey)
+            spte = self.cache.make_leaf(gfn, rights, writable=writable)
+            if page.glevels >= Levels.FOUR:
+                spte |= gpte & PT_PKEY
             self.cache.set_leaf(place + step, spte)
 
     # --- Everything else ----------------------------------------------------------------------

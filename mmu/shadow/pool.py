@@ -31,7 +31,7 @@ from collections.abc import Iterator
 
 from ..api import PoolError
 from ..tlb import address_of
-from .role import access_of, describe_role, glevels_of, is_direct, level_of, quadrant_in
+from .role import access_of, describe_role, glevels_of, is_direct, level_of, pkey_of, quadrant_in
 
 SPTE_PRESENT = 1 << 0
 SPTE_WRITABLE = 1 << 1
@@ -70,6 +70,7 @@ class ShadowPage:
         "obsolete",
         "parents",
         "pins",
+        "pkey",
         "quadrant",
         "role",
         "writes",
@@ -84,6 +85,7 @@ class ShadowPage:
         self.quadrant = quadrant_in(role)
         self.direct = is_direct(role)
         self.access = access_of(role)
+        self.pkey = pkey_of(role)
         self.parents: set[int] = set()
         self.pins = 0
         self.writes = 0

@@ -6,9 +6,9 @@ It is made on a fault and kept, and must be found again whenever the same guest 
 used in the same way. "The same table" is a guest frame number; "in the same way" is everything
 else that decides what the 512 entries say. That is the *role*, one int, compared in one go::
 
-    16   15    14    13   12    11..9     8       7..6       5..3    2..0
-    pse  smap  smep  wp   nxe   access   direct  quadrant    level   glevels
-         &!wp  &!wp              u w x
+    21..18   17   16   15    14   13   12   11..9     8       7..6     5..3   2..0
+     pkey   pke   pse  smap  smep  wp   nxe  access  direct  quadrant  level  glevels
+            &!wp       &!wp  &!wp            u w x
 
 glevels   levels of the guest's tables: 0 real mode or paging off, 2 32-bit, 3 PAE, 4, 5
 level     which level of the *shadow* tables this page is: 1 maps 4 KiB pages
@@ -23,7 +23,10 @@ wp        CR0.WP: without it a supervisor may write to read-only pages, and the 
 smep&!wp  such an entry was made from a user page and says "supervisor, writable"; under SMEP it
           must not be executable
 smap&!wp  under SMAP no such entry may exist at all
+pke&!wp   nor with protection keys on, which are asked for user pages only
 pse       CR4.PSE: whether PS in a 32-bit directory entry means anything
+pkey      of a direct page: the protection key of the large page that it maps, as two large pages
+          may map the same frames with different keys
 
 **Quadrants.** A 32-bit guest's table has 1,024 entries of 4 bytes in its page, a shadow page 512
 of 8. So one guest table needs several shadow pages, each standing for a part of it::
@@ -57,6 +60,7 @@ from ..arch import (
     ACC_USER,
     ACC_WRITE,
     CR0_WP,
+    CR4_PKE,
     CR4_PSE,
     CR4_SMAP,
     CR4_SMEP,
@@ -75,8 +79,10 @@ WP = 1 << 13
 SMEP_ANDNOT_WP = 1 << 14
 SMAP_ANDNOT_WP = 1 << 15
 PSE = 1 << 16
+PKE_ANDNOT_WP = 1 << 17
+PKEY_SHIFT = 18
 
-ROLE_BITS = 20
+ROLE_BITS = 24
 """A key is ``gfn << ROLE_BITS | role``."""
 
 # The rights must fit the field as they are.
@@ -102,11 +108,19 @@ def mode_bits(cr0: int, cr4: int, efer: int) -> int:
         role |= SMEP_ANDNOT_WP
     if cr4 & CR4_SMAP:
         role |= SMAP_ANDNOT_WP
+    if cr4 & CR4_PKE and levels >= Levels.FOUR:
+        role |= PKE_ANDNOT_WP
     return role
 
 
 def make_role(
-    mode: int, level: int, *, quadrant: int = 0, direct: bool = False, access: int = ACC_ALL
+    mode: int,
+    level: int,
+    *,
+    quadrant: int = 0,
+    direct: bool = False,
+    access: int = ACC_ALL,
+    pkey: int = 0,
 ) -> int:
     """Return a role: ``mode`` from :func:`mode_bits`, ``level`` 1 to 5, ``access`` of ``ACC_*``."""
     return (
@@ -115,6 +129,7 @@ def make_role(
         | quadrant << QUADRANT_SHIFT
         | (DIRECT if direct else 0)
         | access << ACCESS_SHIFT
+        | pkey << PKEY_SHIFT
     )
 
 
@@ -136,6 +151,11 @@ def quadrant_in(role: int) -> int:
 def access_of(role: int) -> int:
     """Return the inherited access, a union of ``ACC_*``."""
     return role >> ACCESS_SHIFT & ACC_ALL
+
+
+def pkey_of(role: int) -> int:
+    """Return the protection key of a direct page, 0 to 15; 0 for others."""
+    return role >> PKEY_SHIFT & 15
 
 
 def is_direct(role: int) -> bool:
@@ -196,8 +216,11 @@ def describe_role(gfn: int, role: int) -> str:
             (WP, "wp"),
             (SMEP_ANDNOT_WP, "smep_andnot_wp"),
             (SMAP_ANDNOT_WP, "smap_andnot_wp"),
+            (PKE_ANDNOT_WP, "pke_andnot_wp"),
             (PSE, "pse"),
         )
         if role & bit
     ]
+    if pkey_of(role):
+        words.append(f"key {pkey_of(role)}")
     return " ".join(words)
