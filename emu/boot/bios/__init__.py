@@ -123,7 +123,7 @@ class Bios:
         host = self._host
         if host is None:
             return
-        memory = host.memory
+        memory = host.guest_memory
         hard = sum(drive >= 0x80 for drive in self.disks)
         memory.write(BDA + _HARD_DISKS, 1, hard, "loader")
         if hard < len(self.disks):

@@ -34,7 +34,7 @@ class BiosHost(Protocol):
     """What the firmware asks of the machine."""
 
     @property
-    def memory(self) -> Memory:
+    def guest_memory(self) -> Memory:
         """Guest-physical memory."""
 
     @property
@@ -77,7 +77,7 @@ class Call:
     def __init__(self, host: BiosHost, vector: int) -> None:
         """Take the registers of the vCPU that is in the stub of `vector`."""
         self.host = host
-        self.memory = host.memory
+        self.memory = host.guest_memory
         self.regs = host.registers()
         self.vector = vector
 

@@ -48,6 +48,7 @@ class Rig:
         for first, last in ((0x20, 0x21), (0xA0, 0xA1), (0x40, 0x43), (0x60, 0x60), (0x64, 0x64),
                             (0x3D4, 0x3D5), (0x70, 0x71), (0x3F8, 0x3FF)):  # fmt: skip
             self.ports.add(first, last, self.latches)
+        self.guest_memory = self.memory
         self.time = 0
         self.bios = Bios(**kwargs)
         self.bios.install(self.memory)
