@@ -99,6 +99,13 @@ _TABLE = (
         "spaces, reloads of the same CR3, tables turned into data, global pages",
         "context_switch.elf",
     ),
+    Guest(
+        "write_protect",
+        "every odd way to write to a live page table",
+        "stores of 1 to 512 bytes at every alignment, over every boundary, exchanges, bit "
+        "operations, strings, stacks, SSE; through aliases, large pages, CR0.WP; directories",
+        "write_protect.elf",
+    ),
 )
 
 GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}

@@ -155,8 +155,8 @@ class Encoder:
         if mnemonic in ("push", "pop") and rest.lower() in _SEGMENTS:
             push = _SEGMENTS[rest.lower()]
             return push if mnemonic == "push" else push[:-1] + bytes([push[-1] + 1])
-        if mnemonic == "push" and len(operands) == 1 and bits == 16:
-            pushed = self._push16(operands[0], lookup)
+        if mnemonic == "push" and len(operands) == 1:
+            pushed = self._push(operands[0], bits, lookup)
             if pushed is not None:
                 return pushed
         if mnemonic == "ret" and operands:
@@ -233,18 +233,19 @@ class Encoder:
             + _integer(evaluate(selector, lookup), 2)
         )
 
-    def _push16(self, operand: str, lookup: Lookup) -> bytes | None:
-        """PUSH of an immediate in 16-bit code, or None where the operand is none."""
+    @staticmethod
+    def _push(operand: str, bits: int, lookup: Lookup) -> bytes | None:
+        """PUSH of an immediate, or None where the operand is none."""
         word, _, rest = operand.partition(" ")
-        size = _SIZES.get(word, 16)
+        size = _SIZES.get(word, bits)
         text = rest if word in _SIZES else operand
         if "[" in text or is_register(text.lower()):
             return None
         value = evaluate(text, lookup)
-        prefix = b"" if size == 16 else b"\x66"
+        prefix = b"\x66" if (size == 16) != (bits == 16) else b""
         if -128 <= value <= 127:
             return prefix + b"\x6a" + _integer(value, 1)
-        return prefix + b"\x68" + _integer(value, size // 8)
+        return prefix + b"\x68" + _integer(value, 2 if size == 16 else 4)
 
     def _operand(self, text: str, bits: int, lookup: Lookup) -> str:
         """One operand in keystone's Intel syntax, every name and expression worked out."""
