@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From `RunOptions` to a `Machine`: files are read here, and guests looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emu.cli.options import DEFAULT_MEMORY, RunOptions
+from emu.cli.qemu import split_commas
+from emu.cli.streams import Sink
+from emu.errors import KernelError, UsageError
+
+if TYPE_CHECKING:
+    from emu.boot import Module
+    from emu.machine import Machine
+
+__all__ = ["Kernel", "find_kernel", "make_machine"]
+
+_GUEST = "guest:"
+_MAX_IMAGE = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What is to be booted: its bytes, how to name it, and the memory it would like."""
+
+    image: bytes | None
+    name: str
+    memory: int = DEFAULT_MEMORY
+    drive: int = 0x80
+
+
+def read_file(path: str, what: str) -> bytes:
+    """Return the bytes of a file; raises KernelError, in QEMU's words, if it cannot be read."""
+    try:
+        file = Path(path)
+        if file.stat().st_size > _MAX_IMAGE:
+            raise KernelError(f"could not load {what} '{path}': it is larger than 4 GiB")
+        return file.read_bytes()
+    except OSError as error:
+        raise KernelError(f"could not load {what} '{path}': {error.strerror or error}") from error
+    except ValueError as error:  # a zero byte in the name
+        raise KernelError(f"could not load {what}: {error}") from error
+
+
+def find_kernel(options: RunOptions) -> Kernel:
+    """Return the kernel: a file, a shipped guest, or the boot sector of a disk."""
+    name = options.kernel
+    if name is None:
+        return _from_disk(options)
+    if name.startswith(_GUEST):
+        return _guest(name.removeprefix(_GUEST))
+    return Kernel(read_file(name, "kernel"), name)
+
+
+def _guest(name: str) -> Kernel:
+    from guests import GUESTS
+
+    guest = GUESTS.get(name)
+    if guest is None:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, GUESTS, 1)
+        hint = f"did you mean guest:{near[0]}?" if near else "shadowcorn guests lists them"
+        raise KernelError(f"no guest {name!r}: {hint}")
+    return Kernel(read_file(str(guest.path), "kernel"), f"{_GUEST}{name}", guest.memory)
+
+
+def _from_disk(options: RunOptions) -> Kernel:
+    if 0 in options.floppies:
+        path = options.floppies[0]
+        return Kernel(read_file(path, "floppy image"), path, drive=0)
+    first = min(options.drives, key=lambda drive: drive.index)
+    with open_disk(first.path) as file:
+        return Kernel(file.read(512), first.path)
+
+
+def open_disk(path: str) -> Any:
+    """Open a disk image for reading; raises KernelError."""
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise KernelError(f"could not open disk '{path}': {error.strerror or error}") from error
+
+
+def modules(options: RunOptions) -> list[Module]:
+    """Return the files of -initrd: "file args", with commas between."""
+    from emu.boot import Module
+
+    found = []
+    for entry in split_commas(options.initrd) if options.initrd else ():
+        text = entry.lstrip()
+        path = text.partition(" ")[0]
+        if not path:
+            raise UsageError(f"-initrd {options.initrd!r} names no file")
+        found.append(Module(read_file(path, "initrd"), text))
+    return found
+
+
+def cpu_features(options: RunOptions, warn: Callable[[str], None]) -> dict[str, bool]:
+    """Return the features that -cpu switches: "+f", "-f", "f", "f=on", "f=off"; unknown ones warn.
+
+    The model's name is passed over: there is one model, with everything that works.
+    """
+    from emu.cpu.cpuid import FEATURE_NAMES
+
+    switches = {}
+    for word in options.cpu.split(",")[1:]:
+        name, _, value = word.partition("=")
+        on = value != "off" if value else not word.startswith("-")
+        name = name.lstrip("+-").replace("_", "-").lower()
+        known = {key.replace("_", "-"): key for key in FEATURE_NAMES}.get(name)
+        if known is None or value not in ("", "on", "off"):
+            if name not in _QUIET_CPU_PROPERTIES:
+                warn(f"CPU property {word} is not known: passed over")
+        else:
+            switches[known] = on
+    return switches
+
+
+# What describes a host or hypervisor that is not there.
+_QUIET_CPU_PROPERTIES = frozenset(
+    ("vendor", "host-phys-bits", "migratable", "enforce", "check", "kvm", "hv-passthrough", "pmu")
+)
+
+
+def make_machine(
+    options: RunOptions,
+    kernel: Kernel,
+    serial: Sequence[Sink | None],
+    debugcon: Sequence[tuple[int, Sink | None]],
+    warn: Callable[[str], None],
+) -> Machine:
+    """Return the machine, loaded and ready to run; raises KernelError or UsageError."""
+    from emu.board import BoardOptions
+    from emu.machine import Machine
+
+    debug_exit = options.debug_exit
+    board = BoardOptions(
+        serial=serial,
+        debugcons=debugcon,
+        debug_exit=(debug_exit.iobase, debug_exit.iosize) if debug_exit else None,
+    )
+    optional: dict[str, Any] = {}
+    if options.shadow_pages is not None:
+        optional["shadow_pages"] = options.shadow_pages
+    if options.quantum is not None:
+        optional["quantum"] = options.quantum
+    return Machine(
+        kernel.image,
+        mmu=options.mmu,
+        memory=options.memory or kernel.memory,
+        append=options.append,
+        modules=modules(options),
+        cpus=options.cpus,
+        cpu_features=cpu_features(options, warn),
+        audit=options.audit,
+        format=options.format,
+        address=options.address,
+        entry=options.entry,
+        board=board,
+        warn=warn,
+        **optional,
+    )

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What `shadowcorn-qemu` answers where QEMU answers without running anything.
+
+Scripts ask for the version and for lists of devices to find out which QEMU they have;
+kvm-unit-tests looks for the word QEMU in the help, and for `name "pc-testdev"` among the devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from emu.cli import help, qemu
+
+__all__ = ["answer"]
+
+_ASKING = ("help", "?")
+_CPUS = ("max", "qemu32", "qemu64", "base")
+_MACHINES = (("pc", "the board: i440FX and PIIX3 (default)"),)
+
+
+def answer(words: Sequence[str]) -> str | None:
+    """Return the answer, or None if the words ask for a run."""
+    names = [word.lstrip("-") for word in words]
+    if any(word in ("-h", "-help", "--help") for word in words):
+        return _help()
+    if any(word in ("-version", "--version") for word in words):
+        from emu.cli.report import version
+
+        return f"shadowcorn {version()}, which reads the command line of QEMU emulator\n"
+    for name, value in zip(names, words[1:], strict=False):
+        if value.partition(",")[0] in _ASKING or value.endswith((",help", ",?")):
+            listing = _listing(name)
+            if listing is not None:
+                return listing
+    return None
+
+
+def _help() -> str:
+    return help.RUN.replace("shadowcorn run KERNEL", "shadowcorn-qemu", 1).replace(
+        "the machine, in QEMU's spelling",
+        "This is shadowcorn under QEMU's name: it takes a QEMU command line as it is.\n\n"
+        "the machine, in QEMU's spelling",
+        1,
+    )
+
+
+def _listing(option: str) -> str | None:
+    if option == "device":
+        return "".join(
+            f'name "{name}", bus {bus}\n' for name, bus in sorted(qemu.KNOWN_DEVICES.items())
+        )
+    if option == "cpu":
+        return "Available CPUs:\n" + "".join(f"x86 {name}\n" for name in _CPUS)
+    if option in ("machine", "M"):
+        return "Supported machines are:\n" + "".join(f"{n:20} {w}\n" for n, w in _MACHINES)
+    if option == "accel":
+        return "Accelerators supported in QEMU binary:\ntcg\n"
+    return None

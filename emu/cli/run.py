@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`shadowcorn run`, and `shadowcorn-qemu`: one run from the words to the exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from emu.cli import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, PLEASE_REPORT, TRACEBACK, help, say
+from emu.cli.build import Kernel, find_kernel, make_machine
+from emu.cli.options import RunOptions
+from emu.cli.parse import parse_run
+from emu.cli.streams import InputThread, Outputs, Tail, blocking_reader, stdin_descriptor
+from emu.cli.terminal import is_terminal
+from emu.outcome import Kind, Outcome
+
+if TYPE_CHECKING:
+    from emu.cli.display import ScreenThread
+    from emu.machine import Machine
+
+__all__ = ["Session", "command", "qemu_command"]
+
+_HELP_WORDS = ("-h", "-help", "--help")
+
+
+def command(words: Sequence[str]) -> int:
+    """Be `shadowcorn run`."""
+    if any(word in _HELP_WORDS for word in words):
+        print(help.RUN, end="")
+        return 0
+    return run(parse_run(words))
+
+
+def qemu_command(words: Sequence[str]) -> int:
+    """Be `shadowcorn-qemu`."""
+    from emu.cli.lists import answer
+
+    text = answer(words)
+    if text is not None:
+        print(text, end="")
+        return 0
+    return run(parse_run(words, for_qemu=True))
+
+
+def run(options: RunOptions) -> int:
+    """Do one run and return the exit code."""
+    prefix = "warning: " if options.for_qemu else ""
+    for warning in options.warnings:
+        say(f"{prefix}{warning}")
+    set_up_logging(options)
+    with Session(options) as session:
+        outcome = session.run()
+        return session.finish(outcome)
+
+
+def set_up_logging(options: RunOptions) -> None:
+    """Connect the loggers that -d names to the file of -D, or to standard error."""
+    if not options.log_items and options.log_file is None:
+        return
+    import logging
+
+    from emu.errors import UsageError
+
+    try:
+        handler: logging.Handler = (
+            logging.FileHandler(options.log_file, "w", encoding="utf-8")
+            if options.log_file
+            else logging.StreamHandler()
+        )
+    except OSError as error:
+        raise UsageError(f"cannot write {options.log_file}: {error.strerror or error}") from error
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger("shadowcorn")
+    root.addHandler(handler)
+    root.propagate = False
+    names = {"mmu": ["mmu"], "int": ["int"]}
+    for item in options.log_items:
+        for name in names.get(item, ["device", "bios", "cpu"]):
+            logging.getLogger(f"shadowcorn.{name}").setLevel(logging.DEBUG)
+
+
+def connect_tracers(options: RunOptions, machine: Machine) -> None:
+    """Let MMU and processors tell the loggers what they do, where -d asks for it."""
+    if not options.log_items & {"mmu", "int"}:
+        return
+    import logging
+
+    from emu.report import event_line
+
+    if "mmu" in options.log_items:
+        cache = getattr(machine.mmu, "cache", None)
+        if cache is None:
+            say(f"warning: -d mmu: the plug-in {options.mmu} has no tracepoints")
+        else:
+            cache.trace = logging.getLogger("shadowcorn.mmu").debug
+    if "int" in options.log_items:
+        log = logging.getLogger("shadowcorn.int")
+        for cpu in machine.cpus:
+            name = f"cpu {cpu.index}: " if len(machine.cpus) > 1 else ""
+            cpu.on_event = lambda past, name=name: log.debug("%s%s", name, event_line(past))
+
+
+class Session:
+    """A machine with its input, output and display; a context manager."""
+
+    def __init__(self, options: RunOptions) -> None:
+        """Read the files and build the machine."""
+        self.options = options
+        self.interrupted = False
+        self.kernel: Kernel = find_kernel(options)
+        self.outputs = Outputs(self._stop)
+        self._machine: Machine | None = None
+        self._tail = Tail(self.outputs.sink(options.serial[0]))
+        serial = [self._tail, *(self.outputs.sink(where) for where in options.serial[1:])]
+        debugcon = [(port, self.outputs.sink(where)) for port, where in options.debugcon]
+        self._machine = make_machine(options, self.kernel, serial, debugcon, self._warn)
+        connect_tracers(options, self._machine)
+        self._display: ScreenThread | None = None
+
+    @property
+    def machine(self) -> Machine:
+        """The machine."""
+        assert self._machine is not None
+        return self._machine
+
+    def __enter__(self) -> Session:
+        """Do nothing more."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the machine and the files."""
+        self.machine.close()
+        self.outputs.close()
+
+    def _warn(self, text: str) -> None:
+        say(f"warning: {text}")
+
+    def _stop(self) -> None:
+        if self._machine is not None:
+            self._machine.stop(Kind.TIMEOUT)
+
+    # --- The run ----------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Run until something ends it."""
+        options = self.options
+        with self._signals(), self._input(), self._screen():
+            return self.machine.run(timeout=options.timeout, max_insns=options.max_insns)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let Ctrl-C end the run between two instructions of the guest, not of this program."""
+
+        def interrupt(_number: int, _frame: object) -> None:
+            self.interrupted = True
+            self._stop()
+
+        try:
+            before = signal.signal(signal.SIGINT, interrupt)
+        except ValueError:  # not in the main thread: the caller's business
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    @contextmanager
+    def _input(self) -> Iterator[None]:
+        """Hand what comes on standard input to the serial port or to the keyboard."""
+        options = self.options
+        descriptor = stdin_descriptor()
+        to_serial = "stdio" in options.serial
+        if descriptor is None or not (to_serial or options.display != "none"):
+            yield
+            return
+        deliver = self._feed_serial if to_serial else self._type
+        if not is_terminal(sys.stdin):
+            self._start_input(blocking_reader(descriptor), deliver)
+            yield
+            return
+        from emu.cli.terminal import Escape, console_reader, keys_one_by_one
+
+        escape = Escape(self._quit)
+        reader = console_reader() or blocking_reader(descriptor)
+        with keys_one_by_one():
+            self._start_input(reader, lambda data: deliver(escape(data)))
+            yield
+
+    def _start_input(self, read: Callable[[], bytes], deliver: Callable[[bytes], None]) -> None:
+        from emu.cli.inbox import Inbox
+
+        inbox = Inbox(self.machine)
+        InputThread(read, lambda data: inbox.post(lambda: deliver(data)), inbox.close).start()
+
+    def _feed_serial(self, data: bytes) -> None:
+        self.machine.serial.feed(data)
+
+    def _type(self, data: bytes) -> None:
+        self.machine.keyboard.type(data.decode("utf-8", "replace").replace("\r", "\n"))
+
+    def _quit(self) -> None:
+        self.interrupted = True
+        self._stop()
+
+    @contextmanager
+    def _screen(self) -> Iterator[None]:
+        if self.options.display == "none":
+            yield
+            return
+        from emu.cli.display import ScreenThread
+
+        whole = self.options.display == "curses" and is_terminal(sys.stderr)
+        live = is_terminal(sys.stderr)
+        display = ScreenThread(
+            self.machine.screen,
+            whole=whole,
+            may_redraw=lambda: live and not self.outputs.stdout_used,
+        )
+        self._display = display
+        if not live:
+            yield
+            return
+        display.start()
+        try:
+            yield
+        finally:
+            display.stop()
+
+    # --- Afterwards -------------------------------------------------------------------------------
+
+    def finish(self, outcome: Outcome) -> int:
+        """Print and write what is to be told; return the exit code."""
+        options = self.options
+        if self._display is not None:
+            self._display.show_final()
+        code = outcome.exit_code
+        if outcome.kind is Kind.INTERNAL:
+            self._explain_failure(outcome.report)
+        elif outcome.report:
+            sys.stderr.write(outcome.report.rstrip("\n") + "\n")
+        if self.outputs.broken:
+            code = EXIT_BROKEN_PIPE
+        elif self.interrupted:
+            say("interrupted")
+            code = EXIT_INTERRUPTED
+        elif not options.for_qemu or outcome.kind not in (Kind.GUEST_EXIT, Kind.POWER_OFF):
+            from emu.cli.report import outcome_line
+
+            say(outcome_line(outcome))
+        self._write_reports(outcome)
+        return code
+
+    @staticmethod
+    def _explain_failure(report: str) -> None:
+        """One line for a person; the traceback where it is asked for, and in the log."""
+        import logging
+        import os
+
+        if os.environ.get(TRACEBACK) == "1":
+            sys.stderr.write(report.rstrip("\n") + "\n")
+        else:
+            logger = logging.getLogger("shadowcorn")
+            if any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
+                logger.error("%s", report)
+        lines = [line for line in report.splitlines() if line.strip()] or ["no report"]
+        say(f"internal error: {lines[-1]}; {PLEASE_REPORT}")
+
+    def _write_reports(self, outcome: Outcome) -> None:
+        options = self.options
+        if not options.summary and not options.json:
+            return
+        from emu.cli.report import summary, write_json
+
+        counters = self.machine.mmu.counters.as_dict()
+        if options.summary:
+            title = f"{self.kernel.name} under {options.mmu}"
+            sys.stderr.write(summary(counters, title) + "\n")
+        if options.json:
+            write_json(
+                options.json,
+                outcome,
+                counters,
+                serial_tail=self._tail.text,
+                kernel=self.kernel.name,
+                mmu=options.mmu,
+                cpus=options.cpus,
+                memory=options.memory or self.kernel.memory,
+            )

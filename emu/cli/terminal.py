@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A terminal as the guest's console: keys one by one, not echoed, Ctrl-C still ours.
+
+POSIX terminals are switched by termios, Windows consoles are read through msvcrt; where neither is
+there, lines come when Enter is pressed. Ctrl-A X ends the run, Ctrl-A Ctrl-A sends Ctrl-A, as under
+QEMU.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+__all__ = ["Escape", "console_reader", "is_terminal", "keys_one_by_one"]
+
+_CTRL_A = 0x01
+
+
+def is_terminal(stream: Any) -> bool:
+    """Tell whether a stream is a terminal; one that is closed or missing is not."""
+    try:
+        return bool(stream is not None and stream.isatty())
+    except ValueError:
+        return False
+
+
+def _module(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        return None
+
+
+@contextmanager
+def keys_one_by_one() -> Iterator[None]:
+    """Have the terminal hand over keys as they are pressed, for as long as the context lasts."""
+    termios = _module("termios")
+    if termios is None or not is_terminal(sys.stdin):
+        yield
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    now = termios.tcgetattr(descriptor)
+    now[0] &= ~termios.ICRNL  # Enter is CR, as on a serial console
+    now[3] &= ~(termios.ICANON | termios.ECHO)
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, now)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def console_reader() -> Callable[[], bytes] | None:
+    """Return a function that waits for a key of a Windows console, or None elsewhere."""
+    msvcrt = _module("msvcrt")
+    if msvcrt is None or not is_terminal(sys.stdin):
+        return None
+
+    def read() -> bytes:
+        key: str = msvcrt.getwch()
+        if key in ("\0", "\xe0"):  # a function or arrow key: its second half is no character
+            msvcrt.getwch()
+            return read()
+        return key.encode("utf-8", "replace")
+
+    return read
+
+
+class Escape:
+    """Takes Ctrl-A sequences out of what was typed."""
+
+    def __init__(self, quit_: Callable[[], None]) -> None:
+        """Call `quit_` on Ctrl-A X."""
+        self._quit = quit_
+        self._pending = False
+
+    def __call__(self, data: bytes) -> bytes:
+        """Return what is for the guest.
+
+        >>> Escape(lambda: None)(b"a\\x01\\x01b")
+        b'a\\x01b'
+        """
+        out = bytearray()
+        for byte in data:
+            if self._pending:
+                self._pending = False
+                if byte in b"xX":
+                    self._quit()
+                elif byte == _CTRL_A:
+                    out.append(byte)
+            elif byte == _CTRL_A:
+                self._pending = True
+            else:
+                out.append(byte)
+        return bytes(out)
