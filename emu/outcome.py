@@ -20,6 +20,8 @@ class Kind(Enum):
     """The guest wrote to the isa-debug-exit port."""
     POWER_OFF = "power off"
     """The guest switched the machine off."""
+    RESET = "reset"
+    """The guest reset the machine, which ends the run instead of starting it again."""
     IDLE = "idle"
     """Every vCPU is halted and nothing can ever wake one."""
     TRIPLE_FAULT = "triple fault"
@@ -34,6 +36,7 @@ class Kind(Enum):
 
 EXIT_CODES = {
     Kind.POWER_OFF: 0,
+    Kind.RESET: 0,
     Kind.IDLE: 0,
     Kind.TRIPLE_FAULT: 4,
     Kind.INTERNAL: 6,

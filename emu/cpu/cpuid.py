@@ -153,24 +153,24 @@ class Cpuid:
         self._q = state.q
         self._index = index
         self._cpus = cpus
-        d = self._d
+        q = self._q
         for word, keep in _KEEP.items():
-            at = H.FEATURES_D + word
-            d[at] = (d[at] | _ADD.get(word, 0)) & keep
-        d[H.FEATURES_D + _SVM_WORD] = 0
+            at = H.FEATURES_Q + word
+            q[at] = (q[at] | _ADD.get(word, 0)) & keep
+        q[H.FEATURES_Q + _SVM_WORD] = 0
         for name in ABSENT:
             self.set_feature(name, False)
 
     def has(self, name: str) -> bool:
         """Return whether a feature is on; raises KeyError for an unknown name."""
         word, bit = FEATURE_NAMES[name]
-        return bool(self._d[H.FEATURES_D + word] >> bit & 1)
+        return bool(self._q[H.FEATURES_Q + word] >> bit & 1)
 
     def set_feature(self, name: str, on: bool) -> None:
         """Switch a feature; raises KeyError for an unknown name."""
         word, bit = FEATURE_NAMES[name]
-        at = H.FEATURES_D + word
-        self._d[at] = self._d[at] & ~(1 << bit) | int(on) << bit
+        at = H.FEATURES_Q + word
+        self._q[at] = self._q[at] & ~(1 << bit) | int(on) << bit
 
     def paging_features(self) -> Features:
         """Return what the MMU has to know."""
@@ -184,7 +184,7 @@ class Cpuid:
         )
 
     def _word(self, word: int) -> int:
-        return self._d[H.FEATURES_D + word]
+        return self._q[H.FEATURES_Q + word]
 
     def leaf(self, eax: int, ecx: int) -> CpuidResult | None:
         """Return a leaf, or None where the engine's own answer is right."""

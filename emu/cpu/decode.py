@@ -84,6 +84,16 @@ def length_of_prefixes(code: bytes, bits: int) -> int:
     return at
 
 
+def instruction_length(code: bytes, cpu: RegisterFile) -> int:
+    """Return the length of the instruction at RIP; 0 if these bytes hold none."""
+    bits = cpu.bits
+    short = bits != 16 and len(code) > 2 and code[0] == 0x0F and code[2] >> 6 == 0
+    if short and code[2] & 7 not in (4, 5):
+        return 3  # INVLPG [register]
+    instruction = _first(code, cpu.regs.rip, bits)
+    return 0 if instruction is None else int(instruction.size)
+
+
 def is_stack_access(code: bytes, rip: int, bits: int) -> bool:
     """Return whether the memory operand of the instruction is in the stack segment.
 
@@ -141,7 +151,7 @@ def _address(instruction: Any, memory: Any, cpu: RegisterFile) -> int:
     if cpu.bits == 64:
         base = regs.segment_base(segment) if segment in (_FS, _GS) else 0
         return int(offset % width + base) & (1 << 64) - 1
-    return offset % width + regs.segment_base(segment) & 0xFFFF_FFFF
+    return int(offset % width + regs.segment_base(segment)) & 0xFFFF_FFFF
 
 
 def _register_number(register: int) -> int:

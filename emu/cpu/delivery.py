@@ -12,6 +12,7 @@ Not emulated: limit checks of stack segments (the engine has none either), CET s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from emu.cpu import hidden as H
@@ -82,10 +83,17 @@ class _Gate(NamedTuple):
 
 
 class Delivery:
-    """Delivers events on one vCPU. `task_switch` is set by whoever can switch tasks."""
+    """Delivers events on one vCPU."""
 
-    def __init__(self, regs: Registers, linear: LinearMemory, state: H.HiddenState) -> None:
-        """Work on these registers and this memory."""
+    def __init__(
+        self,
+        regs: Registers,
+        linear: LinearMemory,
+        state: H.HiddenState,
+        load_cr3: Callable[[int], None],
+    ) -> None:
+        """Work on these registers and this memory; `load_cr3` is MOV CR3 for a task switch."""
+        self.load_cr3 = load_cr3
         self._regs = regs
         self._linear = linear
         self._d = state.d

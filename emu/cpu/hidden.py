@@ -77,10 +77,10 @@ INTERCEPT_CR_WRITE_H = 5530 // 2
 INTERCEPT_DR_READ_H = 5532 // 2
 INTERCEPT_DR_WRITE_H = 5534 // 2
 INTERCEPT_EXCEPTIONS_D = 5536 // 4
-VENDOR_D = 5616 // 4  # three; then cpuid_version, then the feature words
+VENDOR_D = 5616 // 4  # three; then cpuid_version, then the feature words, 64 bits each
 CPUID_VERSION_D = VENDOR_D + 3
-FEATURES_D = VENDOR_D + 4
-ENV_BYTES = 5888
+FEATURES_Q = (VENDOR_D + 4) // 2
+ENV_BYTES = 6144
 
 # Of CPUState, from cflags_next_tb, the only word near its start that rests at all ones.
 _EXIT_REQUEST_BACK = 3  # a byte
@@ -224,9 +224,10 @@ class _Calibration:
         cpu_state = self.reader(self.cpu, self.found["cpu_env"])
         env_pointer = cpu_state.find(struct.pack("<Q", self.cpu + self.found["cpu_env"]))
         back_pointer = cpu_state.rfind(struct.pack("<Q", self.handle))
-        flags_word = cpu_state.find(b"\xff\xff\xff\xff", 0, 64)
-        if env_pointer < 0 or back_pointer < 0 or flags_word < 0 or flags_word % 4:
-            raise _refuse("CPUState has no known shape")
+        resting = [at for at in range(0, 64, 4) if cpu_state[at : at + 4] == b"\xff" * 4]
+        if env_pointer < 0 or back_pointer < 0 or len(resting) != 1:
+            raise _refuse(f"CPUState has no known shape: {env_pointer}, {back_pointer}, {resting}")
+        flags_word = resting[0]
         self.found.update(
             cpu_icount_pointer=env_pointer + 8,
             cpu_exit_request=flags_word - _EXIT_REQUEST_BACK,
@@ -239,6 +240,9 @@ class _Calibration:
         vendor = self.env.cast("B")[VENDOR_D * 4 : VENDOR_D * 4 + 12].tobytes()
         if vendor != b"GenuineIntel":
             raise _refuse("no CPU vendor behind env")
+        words = self.env[FEATURES_Q : FEATURES_Q + 7]
+        if words[0] & 0x8001 != 0x8001 or not words[6] >> 29 & 1 or any(w >> 32 for w in words):
+            raise _refuse("no CPUID feature words behind env")
         if self.env.cast("B").cast("I")[OLD_EXCEPTION_D] != 0xFFFF_FFFF:
             raise _refuse("old_exception does not rest at -1")
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from emu.cpu import hidden as H
-from emu.cpu.decode import length_of_prefixes, memory_operand_address
+from emu.cpu.decode import instruction_length, length_of_prefixes, memory_operand_address
 from emu.cpu.faults import Event, Fault, Vector
 from emu.cpu.registers import DESC_L, EFLAGS_RF, EFLAGS_TF
 from mmu.api import PagingRegisters
@@ -104,6 +104,7 @@ class Intercepts:
         self._d = cpu.hidden.d
         self._q = cpu.hidden.q
         self.yields_on_pause = False
+        self._flush_on_invlpg = getattr(cpu.mmu, "flush_on_invlpg", True)
         self.handlers: dict[int, Callable[[], None]] = {
             _EXIT_READ_CR0: self._umip,
             _EXIT_READ_CR8: self._read_cr8,
@@ -327,11 +328,21 @@ class Intercepts:
         self._cpu.yielded()
 
     def _invlpg(self) -> None:
+        """INVLPG. The engine would drop one 4 KiB entry, even where the page is a large one.
+
+        A plug-in that flushes by itself what its large entries stood for is content with that and
+        says so by `flush_on_invlpg = False`; for all others the whole TLB goes.
+        """
         cpu = self._cpu
         gva = memory_operand_address(cpu.read_code(15), cpu)
         if gva is not None:
             cpu.mmu.invlpg(cpu.index, gva)
-        self.step_over(H.EXIT_INVLPG)
+        if not self._flush_on_invlpg:
+            self.step_over(H.EXIT_INVLPG)
+            return
+        cpu.flush_tlb()
+        cpu.mmu.flushed(cpu.index)
+        self._finish(instruction_length(cpu.read_code(15), cpu))
 
     def _msr(self) -> None:
         cpu = self._cpu

@@ -30,7 +30,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -135,11 +135,13 @@ class Vcpu:
         *,
         cpus: int = 1,
         now: Callable[[], int] = lambda: 0,
+        features: Mapping[str, bool] | None = None,
     ) -> None:
         """Make vCPU `index` of `cpus`, in its reset state.
 
-        `memory` must have its RAM and ROM already; slots that come later go to `map_slot`.
-        `now` is virtual time in ns. Raises CalibrationError for an unknown Unicorn.
+        `memory` should have its RAM and ROM already; see `sync_slots` for those that come later.
+        `now` is virtual time in ns; `features` switches CPUID features by name. Raises
+        CalibrationError for an unknown Unicorn.
         """
         where = H.layout()
         self.index = index
@@ -159,9 +161,11 @@ class Vcpu:
         self.hidden = H.HiddenState(self._handle, where)
         self.regs = Registers(self._handle, self.hidden)
         self.cpuid = Cpuid(self.hidden, index, cpus)
+        for name, on in (features or {}).items():
+            self.cpuid.set_feature(name, on)
         self.features: Features = self.cpuid.paging_features()
         self.linear = LinearMemory(index, mmu, memory)
-        self.delivery = Delivery(self.regs, self.linear, self.hidden)
+        self.delivery = Delivery(self.regs, self.linear, self.hidden, self._load_cr3)
         self.msrs = Msrs(self)
         self.intercepts = Intercepts(self)
         self.intercepts.yields_on_pause = cpus > 1
@@ -181,8 +185,8 @@ class Vcpu:
         self._smap = False
         self._keep: list[Any] = []
         self._map_special_pages()
-        for slot in memory.slots():
-            self.map_slot(slot)
+        self._slots: dict[int, Slot] = {}
+        self.sync_slots()
         self._install_hooks()
         self.reset()
 
@@ -198,15 +202,20 @@ class Vcpu:
         self._keep.append(buffer)
         raw.map_memory(self._handle, SPECIAL_PAGES, size, raw.PROT_ALL, base)
 
-    def map_slot(self, slot: Slot) -> None:
-        """Show a RAM or ROM slot to the engine; devices are reached by the trap window alone."""
-        if slot.device is None:
-            raw.map_memory(self._handle, slot.gpa, slot.size, raw.PROT_ALL, slot.host)
+    def sync_slots(self) -> None:
+        """Show the engine RAM and ROM as they now are; devices are reached by the trap window.
 
-    def unmap_slot(self, slot: Slot) -> None:
-        """Take a RAM or ROM slot away."""
-        if slot.device is None:
-            raw.unmap(self._handle, slot.gpa, slot.size)
+        Call it when a slot has come or gone, and not while the engine runs.
+        """
+        wanted = {slot.gpa: slot for slot in self.memory.slots() if slot.device is None}
+        for gpa, slot in list(self._slots.items()):
+            if wanted.get(gpa) is not slot:
+                raw.unmap(self._handle, gpa, slot.size)
+                del self._slots[gpa]
+        for gpa, slot in wanted.items():
+            if gpa not in self._slots:
+                raw.map_memory(self._handle, gpa, slot.size, raw.PROT_ALL, slot.host)
+                self._slots[gpa] = slot
 
     def close(self) -> None:
         """Free the engine; nothing of this object may be used any more."""
@@ -413,6 +422,11 @@ class Vcpu:
 
         return fill
 
+    def _load_cr3(self, value: int) -> None:
+        """Do the CR3 load of a task switch."""
+        self.regs.cr3 = value
+        self.reload_paging()
+
     def _cr3_changed(self) -> None:
         """The guest has loaded CR3, by MOV or by a task switch, and runs its next instruction."""
         self.reload_paging()
@@ -536,7 +550,7 @@ class Vcpu:
             d = self.hidden.d
             if self._stepping and self._end_step(number):
                 return
-            if number == _PAGE_FAULT or number == _NOT_CANONICAL:
+            if number >= _PAGE_FAULT:
                 self._refused_fill(number)
             elif number < H.VMEXIT:
                 software = d[H.IS_INT_D]
@@ -685,6 +699,11 @@ class Vcpu:
             return True
         return bool(requests & H.INTERRUPT_VIRQ and hidden.d[H.EFLAGS_D] & EFLAGS_IF)
 
+    @property
+    def listens(self) -> bool:
+        """Whether an interrupt could wake this processor from HLT."""
+        return bool(self.hidden.d[H.EFLAGS_D] & EFLAGS_IF) and not self.waits_for_sipi
+
     def _interrupt_window(self) -> None:
         """INTR is up, IF is set and no shadow is in the way: at exactly this boundary."""
         source = self.interrupts
@@ -702,7 +721,7 @@ class Vcpu:
         self.deliver(Event(Vector.NMI, Source.EXTERNAL))
         self._tick()
 
-    # --- Executing an intercepted instruction natively ----------------------------------------------
+    # --- Executing an intercepted instruction natively ----------------------------------------
 
     def begin_step(self) -> None:
         """Have the interrupt hook called behind the next instruction: by the trap flag."""
@@ -726,7 +745,7 @@ class Vcpu:
         self.regs.dr6 = self._step_dr6
         return True
 
-    # --- Running ------------------------------------------------------------------------------------
+    # --- Running --------------------------------------------------------------------------------
 
     def progress(self) -> int:
         """Return how many instructions the slice that runs now has begun; 0 between slices."""
@@ -737,6 +756,11 @@ class Vcpu:
         hidden = self.hidden
         if self._running and budget < hidden.uc[hidden.limit]:
             hidden.uc[hidden.limit] = max(budget, hidden.uc[hidden.counter])
+
+    def leave(self) -> None:
+        """End the slice behind the instruction that is executing; for devices, inside a hook."""
+        if self._running:
+            self._stop(Exit.KICKED)
 
     def kick(self) -> None:
         """Leave `run` at the next boundary, or return from the next `run` at once. Any thread."""

@@ -1,0 +1,424 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The machine as a library.
+
+>>> from emu.machine import Machine
+>>> from guests import load
+>>> with Machine(load("hello").path, mmu="shadow") as m:
+...     outcome = m.run(timeout=30)
+>>> outcome.kind.value, outcome.exit_code
+('guest exit', 33)
+>>> m.serial.text == load("hello").expected
+True
+
+A machine is memory, a clock, a board full of chips, vCPUs, one MMU for all of them, and a scheduler
+that runs them. This file puts them together and gives a person handles: `m.regs.rip`,
+`m.memory[gva]`, `m.phys[gpa]`, `m.walk(gva)`. What the debugger's view reads leaves no trace in
+the guest: no A or D bit, no fault, no counter.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from emu.board import Board, BoardOptions, add_memory
+from emu.boot import Bios, Boot, BootRequest, MemoryDisk, Module, load
+from emu.clock import Clock
+from emu.cpu.cpuid import FEATURE_NAMES
+from emu.cpu.registers import Registers
+from emu.cpu.vcpu import Vcpu
+from emu.devices.bus import PortBus
+from emu.errors import KernelError, ShadowcornError, UsageError
+from emu.outcome import Kind, Outcome, exit_code
+from emu.report import triple_fault_report
+from emu.schedule import DEFAULT_QUANTUM, Scheduler
+from mmu.api import DEFAULT_POOL, Mmu, MmuError, PagingRegisters, find_mmu, make_mmu
+from mmu.arch import ACCESS_IMPLICIT, Features
+from mmu.memory import Memory, MemoryMapError
+from mmu.walker import Context, Walk, describe, walk
+
+if TYPE_CHECKING:
+    from emu.devices.keyboard import Keyboard
+    from emu.devices.serial import Serial
+    from emu.devices.vga import Vga
+
+__all__ = ["Machine", "PhysicalView", "VirtualView"]
+
+MAX_CPUS = 16
+_NATIVE = "emu.cpu.native:NativeMmu"
+
+
+class Machine:
+    """A PC. Use it as a context manager, or call `close`.
+
+    `serial` is COM1, `screen` the text screen, `keyboard` what types, `mmu` the plug-in with its
+    `counters`, `cpus` the processors, `board` all chips, `boot` what was loaded.
+    """
+
+    def __init__(
+        self,
+        kernel: str | Path | bytes | None = None,
+        *,
+        mmu: str = "shadow",
+        memory: int = 128 << 20,
+        append: str = "",
+        modules: Sequence[Module | bytes] = (),
+        cpus: int = 1,
+        cpu_features: dict[str, bool] | None = None,
+        shadow_pages: int = DEFAULT_POOL,
+        audit: bool = False,
+        quantum: int = DEFAULT_QUANTUM,
+        format: str = "auto",
+        address: int | None = None,
+        entry: int | None = None,
+        board: BoardOptions | None = None,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Build a machine of `memory` bytes of RAM and load `kernel`, a path or its bytes.
+
+        Without a kernel the processor stands at its reset vector, in the firmware. `mmu` is
+        "shadow", "uncached", "native" or "module:Class"; `shadow_pages` bounds its pool and
+        `audit` checks it after every event. `format`, `address` and `entry` are for images that do
+        not speak for themselves; `cpu_features` switches features by their CPUID names.
+
+        Raises KernelError or UsageError with one line for a person, CalibrationError for an
+        unknown Unicorn.
+        """
+        if not 1 <= cpus <= MAX_CPUS:
+            raise UsageError(f"1 to {MAX_CPUS} vCPUs, not {cpus}")
+        image, name = _read_kernel(kernel)
+        self.clock = Clock()
+        self.ports = PortBus()
+        self.guest_memory = Memory()
+        self._closed = False
+        self.cpus: list[Vcpu] = []
+        options = board if board is not None else BoardOptions()
+        options.cpus = cpus
+        ram = add_memory(self.guest_memory, memory)
+        self._bios = Bios()
+        self._bios.install(self.guest_memory)
+        self.mmu: Mmu = self._make_mmu(mmu, cpus, cpu_features, shadow_pages, audit)
+        for index in range(cpus):
+            vcpu = Vcpu(
+                index,
+                self.mmu,
+                self.guest_memory,
+                self.ports,
+                cpus=cpus,
+                now=lambda: self.clock.now,
+                features=cpu_features,
+            )
+            self.cpus.append(vcpu)
+        for vcpu in self.cpus[1:]:
+            vcpu.init()
+        self.guest_memory.map_listeners.append(self._slots_changed)
+        self.scheduler = Scheduler(self.cpus, self.clock, quantum)
+        first = self.cpus[0]
+        self.board = Board(
+            self.guest_memory,
+            self.clock,
+            self.ports,
+            ram=ram,
+            intr=first.set_intr,
+            stop=self.scheduler.stop,
+            reset=self._guest_reset,
+            options=options,
+        )
+        first.interrupts = self.board.pic
+        self.boot: Boot | None = None
+        try:
+            self._load(image, name, append, modules, format, address, entry, warn)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_mmu(
+        self,
+        name: str,
+        cpus: int,
+        features: dict[str, bool] | None,
+        pool: int,
+        audit: bool,
+    ) -> Mmu:
+        known = _paging_features(features or {})
+        try:
+            full_name = _NATIVE if name == "native" else name
+            find_mmu(full_name)
+            return make_mmu(
+                full_name, self.guest_memory, self, cpus, features=known, pool=pool, audit=audit
+            )
+        except (ValueError, MmuError) as error:
+            raise UsageError(str(error)) from None
+
+    def _load(
+        self,
+        image: bytes | None,
+        name: str,
+        append: str,
+        modules: Sequence[Module | bytes],
+        format: str,
+        address: int | None,
+        entry: int | None,
+        warn: Callable[[str], None],
+    ) -> None:
+        if image is not None:
+            request = BootRequest(
+                self.guest_memory,
+                cmdline=append,
+                name=name,
+                modules=[m if isinstance(m, Module) else Module(m) for m in modules],
+                format=format,
+                address=address,
+                entry=entry,
+                warn=warn,
+            )
+            try:
+                self.boot = load(image, request)
+            except MemoryMapError as error:
+                raise KernelError(str(error)) from None
+            self.cpus[0].set_state(self.boot.state)
+        self._bios.attach(self)
+        if self.boot is not None and self.boot.disk_image is not None:
+            self._bios.insert(0x80, MemoryDisk(self.boot.disk_image))
+
+    def _slots_changed(self) -> None:
+        for cpu in self.cpus:
+            cpu.sync_slots()
+
+    # --- What the firmware asks (emu.boot.BiosHost) -------------------------------------------
+
+    def registers(self) -> Registers:
+        """Return the registers of the vCPU that runs now."""
+        return self.scheduler.current.regs
+
+    def now(self) -> int:
+        """Return virtual nanoseconds since power-on."""
+        return self.clock.now
+
+    # --- What the MMU asks (mmu.api.TlbHost) -----------------------------------------------------
+
+    def flush_tlb(self, cpu: int) -> None:
+        """Empty the TLB of one vCPU."""
+        if cpu < len(self.cpus):
+            self.cpus[cpu].flush_tlb()
+
+    def drop_code(self, gfn: int) -> None:
+        """Forget what was translated from a frame's code, on every vCPU."""
+        for cpu in self.cpus:
+            cpu.drop_code(gfn)
+
+    # --- Running ----------------------------------------------------------------------------------
+
+    def _guest_reset(self) -> None:
+        self.scheduler.stop(Kind.RESET)
+
+    def stop(self, kind: Kind, guest_code: int | None = None) -> None:
+        """End the run behind the instruction that executes now; for devices."""
+        self.scheduler.stop(kind, guest_code)
+
+    def run(self, timeout: float | None = None, max_insns: int | None = None) -> Outcome:
+        """Run until the guest ends, `timeout` host seconds are over, or `max_insns` are executed.
+
+        May be called again after a timeout or an instruction limit, to go on. An internal failure
+        is an Outcome too; only KeyboardInterrupt and the like come out as exceptions.
+        """
+        started = time.monotonic()
+        before = self.scheduler.executed
+        report = ""
+        code = None
+        try:
+            kind, code = self.scheduler.run(timeout, max_insns)
+        except (ShadowcornError, MmuError, AssertionError, ArithmeticError, LookupError) as error:
+            kind, report = Kind.INTERNAL, _internal_report(error)
+        except (TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+            kind, report = Kind.INTERNAL, _internal_report(error)
+        cpu = self.scheduler.current
+        if kind is Kind.TRIPLE_FAULT:
+            report = triple_fault_report(cpu, lambda gva: self._walk_text(cpu, gva))
+        return Outcome(
+            kind,
+            exit_code(kind, code),
+            code,
+            self.scheduler.executed - before,
+            time.monotonic() - started,
+            report,
+            cpu.index,
+        )
+
+    def close(self) -> None:
+        """Free the engines. What the chips hold (`serial.text`...) can still be read."""
+        if not self._closed:
+            self._closed = True
+            for cpu in self.cpus:
+                cpu.close()
+
+    def __enter__(self) -> Machine:
+        """Return the machine itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the machine."""
+        self.close()
+
+    # --- Handles for a person -----------------------------------------------------------------
+
+    @property
+    def serial(self) -> Serial:
+        """COM1: `text` is what the guest has sent, `feed(bytes)` types."""
+        return self.board.serials[0]
+
+    @property
+    def screen(self) -> Vga:
+        """The text screen: `text`."""
+        return self.board.screen
+
+    @property
+    def keyboard(self) -> Keyboard:
+        """The PS/2 keyboard: `type("text")`."""
+        return self.board.keyboard
+
+    @property
+    def regs(self) -> Registers:
+        """The registers of the vCPU that runs, or ran last."""
+        return self.scheduler.current.regs
+
+    @property
+    def memory(self) -> VirtualView:
+        """Guest-virtual memory, as the vCPU that ran last maps it."""
+        return VirtualView(self, self.scheduler.current)
+
+    @property
+    def phys(self) -> PhysicalView:
+        """Guest-physical memory."""
+        return PhysicalView(self.guest_memory)
+
+    def walk(self, gva: int, access: int = ACCESS_IMPLICIT, cpu: int | None = None) -> Walk:
+        """Walk the guest's tables for an address, without any effect; see `mmu.walker.Walk`."""
+        vcpu = self.scheduler.current if cpu is None else self.cpus[cpu]
+        return walk(self.guest_memory, self._context(vcpu), gva, access)
+
+    def _context(self, cpu: Vcpu) -> Context:
+        regs = cpu.regs
+        context = Context(cpu.features)
+        context.load(
+            self.guest_memory,
+            PagingRegisters(regs.cr0, regs.cr3, regs.cr4, regs.efer, regs.pkru),
+        )
+        return context
+
+    def _walk_text(self, cpu: Vcpu, gva: int) -> str:
+        context = self._context(cpu)
+        return describe(walk(self.guest_memory, context, gva, ACCESS_IMPLICIT), context)
+
+
+class PhysicalView:
+    """Guest-physical memory by index: `phys[gpa]` is a byte, `phys[a:b]` bytes; both assignable."""
+
+    def __init__(self, memory: Memory) -> None:
+        """Look at `memory`."""
+        self._memory = memory
+
+    def __getitem__(self, key: int | slice) -> Any:
+        """Return one byte as an int, or bytes."""
+        if isinstance(key, slice):
+            start, stop = _bounds(key)
+            return self._memory.read_block(start, stop - start)
+        return self._memory.read(key, 1)
+
+    def __setitem__(self, key: int | slice, value: int | bytes) -> None:
+        """Write, as a debugger: caches and translated code hear of it."""
+        start, data = _assignment(key, value)
+        self._memory.write_block(start, data, "debugger")
+
+
+class VirtualView:
+    """Guest-virtual memory by index, as `PhysicalView`; an unmapped address raises LookupError."""
+
+    def __init__(self, machine: Machine, cpu: Vcpu) -> None:
+        """Look through the tables of `cpu` as they now are."""
+        self._memory = machine.guest_memory
+        self._context = machine._context(cpu)
+
+    def _pieces(self, gva: int, size: int) -> list[tuple[int, int]]:
+        pieces = []
+        while size > 0:
+            length = min(size, 0x1000 - gva % 0x1000)
+            found = walk(self._memory, self._context, gva, ACCESS_IMPLICIT)
+            if found.fault is not None:
+                raise LookupError(f"{gva:#x} is not mapped")
+            pieces.append((found.gpa, length))
+            gva += length
+            size -= length
+        return pieces
+
+    def __getitem__(self, key: int | slice) -> Any:
+        """Return one byte as an int, or bytes."""
+        if isinstance(key, slice):
+            start, stop = _bounds(key)
+            read = self._memory.read_block
+            return b"".join(read(gpa, n) for gpa, n in self._pieces(start, stop - start))
+        return self._memory.read(self._pieces(key, 1)[0][0], 1)
+
+    def __setitem__(self, key: int | slice, value: int | bytes) -> None:
+        """Write, as a debugger: rights do not matter, caches and translated code hear of it."""
+        start, data = _assignment(key, value)
+        done = 0
+        for gpa, length in self._pieces(start, len(data)):
+            self._memory.write_block(gpa, data[done : done + length], "debugger")
+            done += length
+
+
+def _bounds(key: slice) -> tuple[int, int]:
+    if key.start is None or key.stop is None or key.step not in (None, 1):
+        raise IndexError("memory slices need a start and a stop, and no step")
+    if key.stop < key.start:
+        raise IndexError("memory slices run upwards")
+    return key.start, key.stop
+
+
+def _assignment(key: int | slice, value: int | bytes) -> tuple[int, bytes]:
+    if isinstance(key, slice):
+        start, stop = _bounds(key)
+        if not isinstance(value, (bytes, bytearray)) or len(value) != stop - start:
+            raise ValueError(f"{stop - start} bytes are needed")
+        return start, bytes(value)
+    if not isinstance(value, int) or not 0 <= value <= 0xFF:
+        raise ValueError("a byte is a number from 0 to 255")
+    return key, bytes((value,))
+
+
+def _read_kernel(kernel: str | Path | bytes | None) -> tuple[bytes | None, str]:
+    if kernel is None or isinstance(kernel, bytes):
+        return kernel, "kernel"
+    path = Path(kernel)
+    try:
+        return path.read_bytes(), str(path)
+    except OSError as error:
+        raise KernelError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _paging_features(switches: dict[str, bool]) -> Features:
+    unknown = sorted(set(switches) - set(FEATURE_NAMES))
+    if unknown:
+        raise UsageError(f"no CPU feature is called {unknown[0]!r}")
+    return Features(
+        nx=switches.get("nx", True),
+        pse36=switches.get("pse36", True),
+        gbpages=switches.get("pdpe1gb", True),
+        pku=switches.get("pku", True),
+        la57=switches.get("la57", True),
+    )
+
+
+def _internal_report(error: BaseException) -> str:
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return "internal error, please report it:\n" + "".join(lines)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who runs when, and what time it is.
+
+vCPUs run in turn, each for a slice of exactly so many instructions; the same kernel makes the same
+run, instruction for instruction. Virtual time passes by instructions: `NS_PER_INSN` for each, and
+when n vCPUs are awake, a n-th of that, since they are meant to run at once. A slice never reaches
+past the next event of the clock; an event put in meanwhile cuts it short. When all are halted, time
+jumps to the next event.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from emu.clock import NS_PER_INSN, Clock
+from emu.cpu.vcpu import Exit, Vcpu
+from emu.outcome import Kind
+
+__all__ = ["DEFAULT_QUANTUM", "Scheduler"]
+
+# One vCPU alone is only interrupted for events; 1 ms of host time a slice is 2 % of overhead.
+_ALONE = 100_000
+DEFAULT_QUANTUM = 5_000
+"""Instructions a vCPU runs before the next one does."""
+
+
+class Scheduler:
+    """Runs the vCPUs of one machine against its clock."""
+
+    def __init__(self, cpus: Sequence[Vcpu], clock: Clock, quantum: int = DEFAULT_QUANTUM) -> None:
+        """Drive `cpus` by `clock`; with several, each runs `quantum` instructions at a time."""
+        self._cpus = cpus
+        self._clock = clock
+        self._quantum = quantum if len(cpus) > 1 else _ALONE
+        self._next = 0
+        self._awake = 1
+        self._credit = 0  # executed, but not yet a whole ns for every vCPU awake
+        self._deadline: float | None = None
+        self._ending: tuple[Kind, int | None] | None = None
+        self.current: Vcpu = cpus[0]
+        """The vCPU that runs now, or ran last."""
+        clock.progress = self._progress
+        clock.on_earlier = self._cut
+
+    def stop(self, kind: Kind, guest_code: int | None = None) -> None:
+        """End the run behind the instruction that is executing now. The first call counts."""
+        if self._ending is None:
+            self._ending = (kind, guest_code)
+        self.current.leave()
+
+    @property
+    def executed(self) -> int:
+        """Instructions of all vCPUs so far."""
+        return sum(cpu.executed for cpu in self._cpus)
+
+    # --- Time ---------------------------------------------------------------------------------
+
+    def _progress(self) -> int:
+        return (self._credit + self.current.progress() * NS_PER_INSN) // self._awake
+
+    def _instructions_until(self, when: int) -> int:
+        """Return how many instructions from the start of the slice reach `when`."""
+        ns = (when - self._slice_start) * self._awake - self._credit
+        return max(-(-ns // NS_PER_INSN), 1)
+
+    def _cut(self) -> None:
+        """An event came in before all others: end the running slice at it."""
+        when = self._clock.next_event
+        if when is not None:
+            self.current.limit(self._instructions_until(when))
+
+    _slice_start = 0
+
+    def _advance(self, instructions: int) -> None:
+        passed, self._credit = divmod(self._credit + instructions * NS_PER_INSN, self._awake)
+        self._clock.run_due(self._slice_start + passed)
+
+    # --- The loop -------------------------------------------------------------------------------
+
+    def run(
+        self, timeout: float | None = None, max_insns: int | None = None
+    ) -> tuple[Kind, int | None]:
+        """Run until something ends it; returns the kind of ending and the guest's code.
+
+        `timeout` is in host seconds, met within about 0.1 s; `max_insns` counts all vCPUs from
+        now.
+        """
+        self._ending = None
+        last = None if max_insns is None else self.executed + max_insns
+        timer = None
+        if timeout is not None:
+            self._deadline = time.monotonic() + timeout
+            timer = threading.Timer(timeout, self._time_is_up)
+            timer.daemon = True
+            timer.start()
+        try:
+            while True:
+                ending = self._slice(last)
+                if ending is not None:
+                    return ending
+        finally:
+            self._deadline = None
+            if timer is not None:
+                timer.cancel()
+
+    def _time_is_up(self) -> None:
+        # From the timer's thread: get whoever runs out of the engine; the loop looks at the time.
+        if self._deadline is not None:
+            self.current.kick()
+
+    def _slice(self, last: int | None) -> tuple[Kind, int | None] | None:
+        if self._ending is not None:
+            return self._ending
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return Kind.TIMEOUT, None
+        cpu = self._pick()
+        if cpu is None:
+            return self._sleep()
+        clock = self._clock
+        self._slice_start = clock.now
+        budget = self._quantum
+        when = clock.next_event
+        if when is not None:
+            budget = min(budget, self._instructions_until(when))
+        if last is not None:
+            left = last - self.executed
+            if left <= 0:
+                return Kind.INSN_LIMIT, None
+            budget = min(budget, left)
+        before = cpu.executed
+        reason = cpu.run(budget)
+        self._advance(cpu.executed - before)
+        if reason is Exit.SHUTDOWN:
+            return Kind.TRIPLE_FAULT, None
+        return self._ending
+
+    def _pick(self) -> Vcpu | None:
+        """Return the next vCPU that is awake, and note how many are."""
+        cpus = self._cpus
+        awake = [cpu for cpu in cpus if not cpu.halted or cpu.can_wake]
+        if not awake:
+            return None
+        now = self._clock.now
+        if len(awake) != self._awake:
+            self._clock.run_due(now)
+            self._credit = 0
+            self._awake = len(awake)
+        for step in range(len(cpus)):
+            cpu = cpus[(self._next + step) % len(cpus)]
+            if cpu in awake:
+                self._next = (cpu.index + 1) % len(cpus)
+                self.current = cpu
+                return cpu
+        return None
+
+    def _sleep(self) -> tuple[Kind, int | None] | None:
+        """All are halted: go on at the next event, or end if none can wake anybody."""
+        when = self._clock.next_event
+        if when is None or not any(cpu.listens for cpu in self._cpus):
+            return Kind.IDLE, None
+        self._credit = 0
+        self._clock.run_due(max(when, self._clock.now))
+        return self._ending
