@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A shadow fault: the shadow tables have no answer, so the guest's tables are asked.
+
+Mostly the leaf table is there and one of its entries is missing or too narrow. Then the guest's
+entry behind it decides alone (:meth:`Faults.leaf_fault`). Otherwise the guest's tables are walked
+from the root (:meth:`Faults.fault`), and the path of shadow pages is built along the walk. Both end
+in :meth:`Faults.answer`, as does a hit: it says what the TLB entry may be used for.
+"""
+
+from __future__ import annotations
+
+from ..api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE, Answer
+from ..arch import (
+    ACC_EXEC,
+    ACC_USER,
+    ACC_WRITE,
+    ACCESS_FETCH,
+    ACCESS_USER,
+    ACCESS_WRITE,
+    PAGE_SHIFT,
+    PFERR_PRESENT,
+    PFERR_RSVD,
+    PT_ACCESSED,
+    PT_DIRTY,
+    PT_NX,
+    PT_PKEY,
+    PT_PRESENT,
+    Levels,
+    is_canonical,
+)
+from ..events import Counters
+from ..memory import Memory
+from ..tlb import TlbTracker
+from ..walker import Context, Walk, set_accessed_dirty, walk
+from .cache import ShadowCache
+from .context import ShadowContext
+from .pool import (
+    SPTE_EPOCH,
+    SPTE_EPOCH_SHIFT,
+    SPTE_LARGE,
+    SPTE_PRESENT,
+    SPTE_TRAP,
+    SPTE_TRAP_WRITE,
+    SPTE_WRITABLE,
+    Pool,
+    ShadowPage,
+)
+
+_PREFETCH = 8
+"""So many entries are filled after one whose neighbour was there; KVM: PTE_PREFETCH_NUM."""
+
+
+class Faults:
+    """Serves the misses that the shadow tables do not, and grants what they do."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        tlb: TlbTracker,
+        pool: Pool,
+        cache: ShadowCache,
+        counters: Counters,
+    ) -> None:
+        self.memory = memory
+        self.tlb = tlb
+        self.pool = pool
+        self.cache = cache
+        self.counters = counters
+        self.words = pool.words
+
+    # --- The answer ---------------------------------------------------------------------------
+
+    def answer(
+        self, cpu: int, context: ShadowContext, place: int, spte: int, gpa: int, access: int
+    ) -> int:
+        """Return the Mapping for a leaf that allows the access, and note that a TLB has it.
+
+        ``gpa`` is the address of the 4 KiB frame, which a large leaf does not say by itself.
+        """
+        tlb = self.tlb
+        epoch = tlb.epoch << SPTE_EPOCH_SHIFT
+        if spte & SPTE_EPOCH != epoch:
+            self.words[place] = spte & ~SPTE_EPOCH | epoch
+        if spte & SPTE_TRAP:
+            fetch = MAP_EXEC if access & ACCESS_FETCH else 0
+            return gpa | MAP_READ | MAP_WRITE | fetch | MAP_TRAP
+        if access & ACCESS_WRITE:
+            if not spte & SPTE_WRITABLE and self._stays_trapped(place, gpa):
+                self.counters.pf_emulate += 1
+                return gpa | MAP_READ | MAP_WRITE | MAP_TRAP
+            mask, want = context.tests[access & ACCESS_USER | ACCESS_FETCH]
+            return gpa | tlb.grant_write(cpu, gpa >> PAGE_SHIFT, spte & mask == want)
+        if access & ACCESS_FETCH:
+            return gpa | tlb.grant_exec(cpu, gpa >> PAGE_SHIFT)
+        return gpa | MAP_READ
+
+    def _stays_trapped(self, place: int, gpa: int) -> bool:
+        """Return whether writes to a frame are still to be trapped; if not, give the leaf W."""
+        gfn = gpa >> PAGE_SHIFT
+        slot = self.memory.slot_at(gpa)
+        if slot is None or slot.kind != "ram":
+            return True
+        if self.cache.is_protected(gfn) and not self.cache.try_unsync(gfn):
+            return True
+        self.words[place] = self.words[place] & ~SPTE_TRAP_WRITE | SPTE_WRITABLE
+        return False
+
+    # --- A leaf's fault -----------------------------------------------------------------------
+
+    def leaf_fault(
+        self, cpu: int, context: ShadowContext, place: int, gva: int, access: int
+    ) -> Answer:
+        """Serve a fault at an entry of a leaf table without walking the guest's upper levels.
+
+        They cannot have changed: upper tables are write-protected, and a change would have zapped
+        the path that led here. What they allow is in the page's role, their A bits are set. So
+        the guest's entry alone decides. Rare cases go the whole way.
+        """
+        page = self.pool.page_at(place)
+        paging = context.paging
+        if page is None or page.level > 1 or page.direct or paging.pke:
+            return self.fault(cpu, context, gva, access)
+        wide = page.glevels != 2
+        table = self.memory.table64(page.gfn) if wide else self.memory.table32(page.gfn)
+        if table is None or not is_canonical(gva, paging.canonical_bits):
+            return self.fault(cpu, context, gva, access)
+        index = gva >> 12 & (511 if wide else 1023)
+        gpte = table[index]
+        rights = page.access & (gpte & (ACC_WRITE | ACC_USER) | ACC_EXEC)
+        if wide and gpte & PT_NX:
+            rights &= ~ACC_EXEC
+        if not gpte & PT_PRESENT:
+            why = 0
+        elif gpte & paging.plan[-1][3]:
+            why = PFERR_PRESENT | PFERR_RSVD
+        elif paging.denied[access] >> rights & 1:
+            why = PFERR_PRESENT
+        elif access & ACCESS_WRITE and not rights & ACC_WRITE:
+            return self.fault(cpu, context, gva, access)  # CR0.WP = 0
+        else:
+            return self._refill(cpu, context, page, place, gpte, rights, gva, access)
+        self.counters.pf_taken += 1
+        self.counters.pf_guest += 1
+        fault = paging.fault(gva, access, why)
+        if self.cache.trace is not None:
+            self.cache.trace(f"kvm_mmu_walker_error: {fault}")
+        return fault
+
+    def _refill(
+        self,
+        cpu: int,
+        context: ShadowContext,
+        page: ShadowPage,
+        place: int,
+        gpte: int,
+        rights: int,
+        gva: int,
+        access: int,
+    ) -> int:
+        """Set a leaf from the guest's entry ``gpte``, which allows the access, and answer."""
+        cache = self.cache
+        counters = self.counters
+        counters.pf_taken += 1
+        paging = context.paging
+        wanted = PT_ACCESSED | PT_DIRTY if access & ACCESS_WRITE else PT_ACCESSED
+        if gpte & wanted != wanted:
+            gpte |= wanted
+            self._set_accessed_dirty(paging, page.gfn, gva, wanted)
+        gfn = (gpte & paging.frame_mask) >> PAGE_SHIFT
+        writable = bool(rights & ACC_WRITE and gpte & PT_DIRTY)
+        spte = cache.make_leaf(gfn, rights, writable=writable)
+        if page.glevels >= Levels.FOUR:
+            spte |= gpte & PT_PKEY
+        page.writes = 0
+        if self.words[place] & ~SPTE_EPOCH == spte:
+            counters.pf_spurious += 1
+        else:
+            counters.pf_fixed += 1
+            cache.set_leaf(place, spte)
+            if cache.trace is not None:
+                cache.trace(f"kvm_mmu_set_spte: gfn {gfn:x} spte {spte:x}")
+            if place & 511 and self.words[place - 1] & SPTE_PRESENT and self.cache.policy.prefetch:
+                self._prefetch(context, page, place)
+        return self.answer(cpu, context, place, spte, gfn << PAGE_SHIFT, access)
+
+    def _set_accessed_dirty(self, paging: Context, gfn: int, gva: int, wanted: int) -> None:
+        """Set A, and D, in an entry of a leaf table, as the processor does."""
+        if paging.entry_bytes == 8:
+            table, index = self.memory.table64(gfn), gva >> 12 & 511
+        else:
+            table, index = self.memory.table32(gfn), gva >> 12 & 1023
+        if table is None or table.readonly:
+            return
+        table[index] |= wanted
+        self.tlb.changed(gfn)
+        if len(self.cache.tables[gfn]) > 1:
+            gpa = gfn << PAGE_SHIFT | index * paging.entry_bytes
+            self.cache.guest_wrote(gpa, paging.entry_bytes, entry_bytes=paging.entry_bytes)
+
+    # --- The whole way ------------------------------------------------------------------------
+
+    def fault(self, cpu: int, context: ShadowContext, gva: int, access: int) -> Answer:
+        """Walk the guest's tables; return the guest's fault, or build the path and answer."""
+        counters = self.counters
+        counters.pf_taken += 1
+        paging = context.paging
+        found = walk(self.memory, paging, gva, access)
+        trace = self.cache.trace
+        if trace is not None:
+            trace(f"kvm_mmu_pagetable_walk: addr {gva:x} pferr {access & 0x1F:x}")
+        if found.fault is not None:
+            counters.pf_guest += 1
+            if trace is not None:
+                trace(f"kvm_mmu_walker_error: {found.fault}")
+            return found.fault
+        for gpa in set_accessed_dirty(self.memory, paging, found):
+            self.tlb.changed(gpa >> PAGE_SHIFT)
+            self.cache.guest_wrote(gpa, paging.entry_bytes, entry_bytes=paging.entry_bytes)
+        rights = found.rights
+        if access & ACCESS_WRITE and not rights & ACC_WRITE:
+            # Only CR0.WP = 0 lets this through: a supervisor's write to a read-only page. To
+            # hardware it becomes a supervisor's writable page, which user mode will fault on and
+            # have turned back. With SMAP or keys it must go on being seen to be a user page: then
+            # it is granted to this TLB entry alone and not remembered.
+            if rights & ACC_USER and (paging.smap or paging.pke):
+                return self._grant_unremembered(cpu, found)
+            rights = rights & ~ACC_USER | ACC_WRITE
+            if paging.smep and found.rights & ACC_USER:
+                rights &= ~ACC_EXEC
+        spte, place = self._install(context, found, rights)
+        return self.answer(cpu, context, place, spte, found.frame << PAGE_SHIFT, access)
+
+    def _install(self, context: ShadowContext, found: Walk, rights: int) -> tuple[int, int]:
+        """Build the path for a walk and set its leaf; return the leaf and its place."""
+        cache = self.cache
+        writable = bool(rights & ACC_WRITE) and found.dirty
+        large = found.level != 1 and cache.may_be_large(found.frame)
+        direct_rights = rights if writable else rights & ~ACC_WRITE
+        place, reached = self._build(context, found, direct_rights, 2 if large else 1)
+        if reached == 2 and not cache.may_be_large(found.frame):
+            # A table of this very path lies in the large page.
+            place, reached = self._build(context, found, direct_rights, 1)
+        if reached == 1:
+            spte = cache.make_leaf(found.frame, rights, writable=writable, pkey=found.pkey)
+        else:
+            first = found.frame & ~511
+            spte = cache.make_leaf(first, rights, writable=writable, pkey=found.pkey) | SPTE_LARGE
+        if self.words[place] & ~SPTE_EPOCH == spte:
+            self.counters.pf_spurious += 1
+            return spte, place
+        self.counters.pf_fixed += 1
+        cache.set_leaf(place, spte)
+        if cache.trace is not None:
+            cache.trace(f"kvm_mmu_set_spte: gfn {found.frame:x} spte {spte:x}")
+        has_neighbour = place & 511 and self.words[place - 1] & SPTE_PRESENT
+        page = self.pool.page_at(place)
+        if found.level == 1 and self.cache.policy.prefetch and has_neighbour and page is not None:
+            self._prefetch(context, page, place)
+        return spte, place
+
+    def _grant_unremembered(self, cpu: int, found: Walk) -> int:
+        """Answer a write under WP = 0 and SMAP without leaving an spte that says it."""
+        gpa = found.frame << PAGE_SHIFT
+        slot = self.memory.slot_at(gpa)
+        trapped = self.cache.is_protected(found.frame) or slot is None or slot.kind != "ram"
+        if trapped:
+            return gpa | MAP_READ | MAP_WRITE | MAP_TRAP
+        return gpa | self.tlb.grant_write(cpu, found.frame, False)
+
+    def _build(
+        self, context: ShadowContext, found: Walk, direct_rights: int, to_level: int
+    ) -> tuple[int, int]:
+        """Make the path of shadow pages for a walk down to ``to_level``, or further where it goes
+        on already. Return the place of the leaf, and its level.
+
+        ``direct_rights`` is the access of the direct pages below a large guest page. It has W
+        only if the page is dirty: another entry that maps the same large page clean must not come
+        to share a writable page, or its D would never be set (MMU-CASES 4).
+        """
+        cache = self.cache
+        gva = found.gva
+        place, level = self._descend(context, found, direct_rights)
+        missing = level - to_level
+        if missing > 0:
+            cache.reserve(missing)
+        while level > to_level:
+            level -= 1
+            page = cache.get_page(*context.child_key(found, level, direct_rights))
+            if self.words[place] & SPTE_LARGE:
+                cache.drop_leaf(place)
+            cache.link(place, page)
+            place = page.base + (gva >> 3 + 9 * level & 511)
+        return place, level
+
+    def _descend(self, context: ShadowContext, found: Walk, direct_rights: int) -> tuple[int, int]:
+        """Follow what is there of a path. Return the place reached and its level.
+
+        A direct page of other rights than wanted is let go: the guest's large entry has become
+        dirty, or is written under WP = 0 (KVM: validate_direct_spte).
+        """
+        words = self.words
+        pool = self.pool
+        gva = found.gva
+        place = context.root
+        if context.root_page is not None:
+            pool.touch(context.root_page)
+            context.root_page.writes = 0
+        level = len(context.shifts) + 1
+        for shift in context.shifts:
+            place += gva >> shift & 511
+            spte = words[place]
+            if spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
+                return place, level
+            page = pool.page_of(spte)
+            if page.direct and (page.access != direct_rights or page.pkey != found.pkey):
+                self.cache.unlink(place)
+                return place, level
+            pool.touch(page)
+            page.writes = 0
+            place = page.base
+            level -= 1
+        return place + (gva >> 12 & 511), 1
+
+    def _prefetch(self, context: ShadowContext, page: ShadowPage, place: int) -> None:
+        """Fill entries behind one whose neighbour before it was there: the guest walks upward.
+
+        Only what a walk would answer without changing anything in the guest: present, accessed,
+        nothing reserved; writable if dirty. No fault of the guest follows from it.
+        """
+        paging = context.paging
+        words = self.words
+        wide = page.glevels != 2
+        table = self.memory.table64(page.gfn) if wide else self.memory.table32(page.gfn)
+        if table is None:
+            return
+        index = page.quadrant << 9 | place & 511
+        reserved = paging.plan[-1][3]
+        for step in range(1, min(_PREFETCH, 512 - (place & 511))):
+            gpte = table[index + step]
+            if words[place + step] & SPTE_PRESENT:
+                return
+            if gpte & (PT_PRESENT | PT_ACCESSED) != PT_PRESENT | PT_ACCESSED or gpte & reserved:
+                continue
+            rights = page.access & (gpte & (ACC_WRITE | ACC_USER) | ACC_EXEC)
+            if wide and gpte & PT_NX:
+                rights &= ~ACC_EXEC
+            gfn = (gpte & paging.frame_mask) >> PAGE_SHIFT
+            writable = bool(rights & ACC_WRITE and gpte & PT_DIRTY)
+            spte = self.cache.make_leaf(gfn, rights, writable=writable)
+            if page.glevels >= Levels.FOUR:
+                spte |= gpte & PT_PKEY
+            self.cache.set_leaf(place + step, spte)
