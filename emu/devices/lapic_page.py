@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the local APICs are in guest-physical memory.
+
+Every processor sees its own registers at one address, and each can move its own by IA32_APIC_BASE.
+So there is a page of MMIO wherever any processor has its APIC, and who reads there gets the APIC of
+the processor that runs, if that one has its APIC there, and otherwise what is in a hole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from emu.devices.bus import LogOnce
+from emu.devices.lapic import LocalApic
+from mmu.memory import Memory, MemoryMapError, Slot
+
+__all__ = ["ApicWindow"]
+
+SIZE = 0x1000
+
+
+class _Page:
+    """The MMIO page at one base."""
+
+    def __init__(self, base: int, current: Callable[[], LocalApic]) -> None:
+        self._base = base
+        self._current = current
+
+    def read(self, offset: int, size: int) -> int:
+        apic = self._current()
+        if apic.mmio_base != self._base:
+            return (1 << 8 * size) - 1
+        return apic.registers.read(offset, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        apic = self._current()
+        if apic.mmio_base == self._base:
+            apic.registers.write(offset, size, value)
+
+
+class ApicWindow:
+    """Keeps the memory map in step with where the APICs are."""
+
+    def __init__(
+        self, memory: Memory, apics: Sequence[LocalApic], current: Callable[[], LocalApic]
+    ) -> None:
+        """Map the pages of `apics`; `current()` is the one of the processor that runs now."""
+        self._memory = memory
+        self._apics = apics
+        self._current = current
+        self._log = LogOnce("lapic")
+        self._slots: dict[int, Slot] = {}
+        for apic in apics:
+            apic.on_relocated = self._update
+        self._update()
+
+    def _update(self) -> None:
+        """Add and remove pages. A base on top of RAM or of another device stays unreachable,
+        which is logged; on a board it would hide what is there from its own processor."""
+        wanted = {base for apic in self._apics if (base := apic.mmio_base) is not None}
+        for base in self._slots.keys() - wanted:
+            self._memory.remove(self._slots.pop(base))
+        for base in wanted - self._slots.keys():
+            try:
+                self._slots[base] = self._memory.add_mmio(base, SIZE, _Page(base, self._current))
+            except MemoryMapError as error:
+                self._log(base, "local APIC cannot be moved to %#x: %s", base, error)
