@@ -178,8 +178,11 @@ class TlbTracker:
 
     def protect(self, gfn: int) -> None:
         """See to it that no TLB lets stores to this frame through."""
-        if self.may_be_writable(gfn):
-            self.flush_all()
+        if gfn < len(self.written_epoch):
+            if self.may_be_writable(gfn):
+                self.flush_all()
+            # So that an epoch which comes round again does not bring the old grant back.
+            self.written_epoch[gfn] = self.checked_epoch[gfn] = 0
 
     def changed(self, gfn: int) -> None:
         """Note a change of a frame's bytes that no engine saw: what was translated is void."""
