@@ -20,13 +20,21 @@ import ctypes
 import mmap
 from array import array
 
-from .api import MAP_EXEC, MAP_READ, MAP_WRITE, TlbHost
-from .arch import PAGE_SHIFT
+from .api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE, TlbHost
+from .arch import ACCESS_FETCH, ACCESS_WRITE, PAGE_SHIFT
 from .events import Counters
 from .memory import Memory
 
 EPOCHS = 128
 """Epochs run from 1 to 127 and round; 0 stands for never."""
+
+
+def trap_permissions(access: int) -> int:
+    """Return the permissions for a fill of a frame that is a device or nothing: what was asked
+    for, and every access to the host. W for a write only, as D depends on seeing the first."""
+    if access & ACCESS_WRITE:
+        return MAP_READ | MAP_WRITE | MAP_TRAP
+    return MAP_READ | MAP_TRAP | (MAP_EXEC if access & ACCESS_FETCH else 0)
 
 
 def address_of(buffer: mmap.mmap) -> int:

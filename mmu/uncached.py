@@ -7,7 +7,6 @@ It is the yardstick for the shadow cache: what :mod:`mmu.walker` says, said slow
 from __future__ import annotations
 
 from .api import (
-    MAP_EXEC,
     MAP_READ,
     MAP_TRAP,
     MAP_WRITE,
@@ -24,7 +23,7 @@ from .arch import (
 )
 from .events import Counters
 from .memory import Memory
-from .tlb import TlbTracker
+from .tlb import TlbTracker, trap_permissions
 from .walker import Context, Walk, set_accessed_dirty, walk
 
 
@@ -97,8 +96,7 @@ def grant(memory: Memory, tlb: TlbTracker, context: Context, cpu: int, found: Wa
     gpa = gfn << PAGE_SHIFT
     slot = memory.slot_at(gpa)
     if slot is None or slot.device is not None:
-        exec_too = MAP_EXEC if access & ACCESS_FETCH else 0
-        return gpa | MAP_READ | MAP_WRITE | exec_too | MAP_TRAP
+        return gpa | trap_permissions(access)
     if access & ACCESS_FETCH:
         return gpa | tlb.grant_exec(cpu, gfn)
     if not access & ACCESS_WRITE:

@@ -78,7 +78,7 @@ def hit(block: int, gva: int, kind: int, user: int) -> int:
     if spte & 512 != 0:  # SPTE_TRAP: a device, or nothing
         if kind == 2:
             return 0
-        answer = gpa | 11
+        answer = gpa | (11 if kind == 1 else 9)
     elif kind == 0:
         answer = gpa | 1
     elif kind == 1:

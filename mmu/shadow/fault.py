@@ -9,7 +9,7 @@ in :meth:`Faults.answer`, as does a hit: it says what the TLB entry may be used 
 
 from __future__ import annotations
 
-from ..api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE, Answer
+from ..api import MAP_READ, MAP_TRAP, MAP_WRITE, Answer
 from ..arch import (
     ACC_EXEC,
     ACC_USER,
@@ -30,7 +30,7 @@ from ..arch import (
 )
 from ..events import Counters
 from ..memory import Memory
-from ..tlb import TlbTracker
+from ..tlb import TlbTracker, trap_permissions
 from ..walker import Context, Walk, set_accessed_dirty, walk
 from .cache import ShadowCache
 from .context import ShadowContext
@@ -82,8 +82,7 @@ class Faults:
         if spte & SPTE_EPOCH != epoch:
             self.words[place] = spte & ~SPTE_EPOCH | epoch
         if spte & SPTE_TRAP:
-            fetch = MAP_EXEC if access & ACCESS_FETCH else 0
-            return gpa | MAP_READ | MAP_WRITE | fetch | MAP_TRAP
+            return gpa | trap_permissions(access)
         if access & ACCESS_WRITE:
             if not spte & SPTE_WRITABLE and self._stays_trapped(place, gpa):
                 self.counters.pf_emulate += 1
