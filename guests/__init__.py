@@ -106,6 +106,13 @@ _TABLE = (
         "operations, strings, stacks, SSE; through aliases, large pages, CR0.WP; directories",
         "write_protect.elf",
     ),
+    Guest(
+        "ring3",
+        "user mode, system calls and faults",
+        "every error code, exact CR2 over page ends, A and D, privileged instructions, implicit "
+        "supervisor accesses, CR0.WP, SMEP, SMAP, SYSENTER, SYSCALL, NX, rights at each level",
+        "ring3.elf",
+    ),
 )
 
 GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}

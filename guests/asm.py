@@ -3,7 +3,8 @@
 
 ``preprocessor`` expands macros and includes, ``encoder`` makes the bytes of one instruction, and
 this file lays them out: labels, sections, code size, data, alignment, passes until nothing
-moves. The same sources assemble under NASM (``nasm -f bin``), which makes it a check of ours.
+moves. NASM takes the same sources (``nasm -f bin``, with ``image_end`` and ``bss_end`` given), which
+makes it a check of ours; it puts .bss elsewhere where a section has ``vstart``.
 
 Directives: ``bits``, ``org``, ``section NAME [vstart=ADDRESS]``, ``[section NAME]`` with
 ``__SECT__`` to return, ``global`` (ignored), ``equ``, ``times``, ``align``/``alignb``, ``db`` to

@@ -32,6 +32,7 @@ WINDOW  equ 0xffc00000                  ; all tables of A, by its last slot
 DIR     equ 0xfffff000                  ; A itself
 
 start:  KERNEL32
+        call make_idt64
         SAY "pd_as_pt: directories that are tables", 10
         CLEAR PD, TABLES_END - PD
         MARK_FRAMES FRAMES, 16
