@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from emu.devices.keyboard import Keyboard
     from emu.devices.serial import Serial
     from emu.devices.vga import Vga
+    from emu.jit import CompiledCode
 
 __all__ = ["Machine", "PhysicalView", "VirtualView"]
 
@@ -72,6 +73,8 @@ class Machine:
         shadow_pages: int = DEFAULT_POOL,
         audit: bool = False,
         quantum: int = DEFAULT_QUANTUM,
+        jit: str = "auto",
+        clock: str = "auto",
         format: str = "auto",
         address: int | None = None,
         entry: int | None = None,
@@ -84,6 +87,8 @@ class Machine:
         "shadow", "uncached", "native" or "module:Class"; `shadow_pages` bounds its pool and
         `audit` checks it after every event. `format`, `address` and `entry` are for images that do
         not speak for themselves; `cpu_features` switches features by their CPUID names.
+        `jit` is "on", "off" or "auto": compiled code for TLB misses; with it `clock` "auto" counts
+        blocks by their size, and "instructions" counts instructions as without it.
 
         Raises KernelError or UsageError with one line for a person, CalibrationError for an
         unknown Unicorn.
@@ -102,6 +107,7 @@ class Machine:
         self._bios = Bios()
         self._bios.install(self.guest_memory)
         self.mmu: Mmu = self._make_mmu(mmu, cpus, cpu_features, shadow_pages, audit)
+        code = _compiled_code(jit)
         for index in range(cpus):
             vcpu = Vcpu(
                 index,
@@ -111,6 +117,8 @@ class Machine:
                 cpus=cpus,
                 now=lambda: self.clock.now,
                 features=cpu_features,
+                code=code,
+                count_blocks=code is not None and clock != "instructions",
             )
             self.cpus.append(vcpu)
         for vcpu in self.cpus[1:]:
@@ -404,6 +412,18 @@ def _read_kernel(kernel: str | Path | bytes | None) -> tuple[bytes | None, str]:
         return path.read_bytes(), str(path)
     except OSError as error:
         raise KernelError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _compiled_code(jit: str) -> CompiledCode | None:
+    """Return compiled code as `jit` says: "on", "off", or "auto" (if it can be had)."""
+    if jit == "off":
+        return None
+    from emu.jit import compiled_code
+
+    code = compiled_code()
+    if code is None and jit == "on":
+        raise UsageError("compiled code needs the packages numba and llvmlite: see README, jit")
+    return code
 
 
 def _paging_features(switches: dict[str, bool]) -> Features:

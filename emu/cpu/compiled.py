@@ -4,8 +4,9 @@
 Both run in the engine's place of calling, never enter Python on their usual way, and are written
 in the subset of Python that emu/jit.py compiles. ``fill`` reads the privilege from the live state,
 asks :func:`mmu.shadow.compiled.hit`, and calls the Python hook for what that leaves open.
-``count_block`` is the clock of a run with compiled code: it advances by the code bytes of each
-block, four of which count as an instruction, and stops the engine when the slice is over.
+``count_block`` is the clock of such a run: it advances by the code bytes of each block, four of
+which count as an instruction, and stops the engine between blocks when the slice is over. It is as
+deterministic as counting instructions, and not the same.
 
 The *state block* is what a vCPU's hooks share with Python, 64-bit words at the offsets below.
 """
@@ -20,8 +21,8 @@ from mmu.plain import load32, load64, store64
 from mmu.shadow.compiled import hit
 
 # Byte offsets in a state block.
-COUNTER = 0  # instructions of this slice
-LIMIT = 8  # stop when COUNTER reaches it
+COUNTER = 0  # instructions of this slice, by the blocks that were begun
+LIMIT = 8  # no block is begun when COUNTER has reached it
 ENV = 16  # address of the live processor state
 HIT_BLOCK = 24  # address of the MMU's block for this vCPU
 PYTHON_FILL = 32  # the hook that decides what the compiled one does not
@@ -30,7 +31,8 @@ CR3 = 48  # as the MMU was last told
 SMAP = 56  # not 0: user accesses to pages with a descriptor table go to Python
 BYTES = 64  # code bytes not yet counted, 0 to 3
 FILLS_LEFT = 72  # fills until Python is to look at the TLB's size
-STATE_BYTES = 80
+STOPPED = 80  # 1: LIMIT was reached
+STATE_BYTES = 88
 
 _HFLAGS = H.HFLAGS_D * 4
 _CR3 = (H.CR_Q + 3) * 8
@@ -85,12 +87,14 @@ def fill(uc: int, gva: int, kind: int, entry: int, state: int) -> int:
 
 def count_block(uc: int, address: int, size: int, state: int) -> None:
     """UC_HOOK_BLOCK: let time pass for a block that is about to run."""
-    total = load64(state + BYTES) + size
-    counter = load64(state + COUNTER) + (total >> 2)
-    store64(state + BYTES, total & 3)
-    store64(state + COUNTER, counter)
+    counter = load64(state + COUNTER)
     if counter >= load64(state + LIMIT):
+        store64(state + STOPPED, 1)
         call_stop(load64(state + STOP), uc)
+    else:
+        total = load64(state + BYTES) + size
+        store64(state + BYTES, total & 3)
+        store64(state + COUNTER, counter + (total >> 2))
 
 
 class StateBlock:

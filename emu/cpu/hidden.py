@@ -122,7 +122,7 @@ class HiddenState:
         self.layout = where
         self.uc = _view(handle, _UC_BYTES, "Q")
         cpu_address = self.uc[where.uc_cpu // 8]
-        env_address = cpu_address + where.cpu_env
+        self.env_address = env_address = cpu_address + where.cpu_env
         self.q = _view(env_address, ENV_BYTES, "Q")
         self.d = self.q.cast("B").cast("I")
         self.h = self.q.cast("B").cast("H")

@@ -7,11 +7,13 @@ arrives in the interrupt hook as `VMEXIT + exit code`, RIP on the instruction an
 done. It costs the others nothing, needs no search for opcodes, and an exit takes 0.5 us.
 
     MOV CR0/CR4, MOV CR8    checks of SDM 3A 2.5 and 4.4.1 that QEMU leaves out; the task priority
-    MOV CR3                 only where it can fault: legacy PAE paging (bad PDPTEs)
+    MOV from CR0, SMSW      SMSW with a 32-bit register is a 32-bit move; CR4.UMIP
+    MOV CR3                 bad PDPTEs, reserved bits; and a reload of the same CR3 is seen
     RDMSR, WRMSR            emu.cpu.msr
+    PUSHF                   only in real mode: the image has no RF
     PAUSE                   only with several vCPUs: the vCPU yields
     INVLPG                  noted, then executed natively
-    SGDT, SIDT, SLDT, STR, SMSW   only under CR4.UMIP
+    SGDT, SIDT, SLDT, STR   only under CR4.UMIP
     all exceptions          so that QEMU never turns one into a double fault by itself
     VINTR, NMI              not instructions: interrupt windows (emu.cpu.vcpu)
 
@@ -83,6 +85,7 @@ _EXIT_WRITE_CR3 = 0x13
 _EXIT_WRITE_CR4 = 0x14
 _EXIT_WRITE_CR8 = 0x18
 _EXIT_IDTR_READ = 0x66
+_EXIT_PUSHF = 0x70
 _EXIT_GDTR_READ = 0x67
 _EXIT_LDTR_READ = 0x68
 _EXIT_TR_READ = 0x69
@@ -106,12 +109,13 @@ class Intercepts:
         self.yields_on_pause = False
         self._flush_on_invlpg = getattr(cpu.mmu, "flush_on_invlpg", True)
         self.handlers: dict[int, Callable[[], None]] = {
-            _EXIT_READ_CR0: self._umip,
+            _EXIT_READ_CR0: self._read_cr0,
             _EXIT_READ_CR8: self._read_cr8,
             _EXIT_WRITE_CR0: self._write_cr0,
             _EXIT_WRITE_CR3: self._write_cr3,
             _EXIT_WRITE_CR4: self._write_cr4,
             _EXIT_WRITE_CR8: self._write_cr8,
+            _EXIT_PUSHF: self._pushf,
             H.EXIT_PAUSE: self._pause,
             H.EXIT_INVLPG: self._invlpg,
             H.EXIT_MSR: self._msr,
@@ -127,17 +131,15 @@ class Intercepts:
         """Set the intercept bits that the present state asks for."""
         regs = self._cpu.regs
         h = self._h
-        write = 1 << 0 | 1 << 4 | 1 << 8
-        cr0, cr4 = regs.cr0, regs.cr4
-        if cr0 & CR0_PG and cr4 & CR4_PAE and not regs.efer & EFER_LMA:
-            write |= 1 << 3
-        umip = bool(cr4 & _CR4_UMIP)
-        h[H.INTERCEPT_CR_READ_H] = 1 << 8 | umip
-        h[H.INTERCEPT_CR_WRITE_H] = write
+        umip = bool(regs.cr4 & _CR4_UMIP)
+        h[H.INTERCEPT_CR_READ_H] = 1 << 0 | 1 << 8
+        h[H.INTERCEPT_CR_WRITE_H] = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8
         wanted = _bit(H.EXIT_NMI) | _bit(H.EXIT_VINTR) | _bit(H.EXIT_MSR)
         wanted |= _bit(H.EXIT_INVLPG)
         if self.yields_on_pause:
             wanted |= _bit(H.EXIT_PAUSE)
+        if not regs.cr0 & CR0_PE:
+            wanted |= _bit(_EXIT_PUSHF)
         if umip:
             wanted |= sum(map(_bit, _UMIP_EXITS))
         self._q[H.INTERCEPT_Q] = wanted
@@ -195,6 +197,26 @@ class Intercepts:
 
     # --- Control registers (SDM 3A 2.5; MOV to CR, SDM 2B) -------------------------------------
 
+    def _read_cr0(self) -> None:
+        cpu = self._cpu
+        code = cpu.read_code(15)
+        at = length_of_prefixes(code, cpu.bits)
+        modrm = code[at + 2]
+        number = modrm & 7
+        if cpu.bits == 64 and at and code[at - 1] & 0xF1 == 0x41:
+            number |= 8
+        if code[at + 1] == 0x20:
+            self._q[number] = cpu.regs.cr0
+        elif cpu.regs.cpl and cpu.regs.cr4 & _CR4_UMIP:
+            self._fault(Fault(Vector.GP))
+            return
+        elif modrm >> 6 == 3 and (0x66 in code[:at]) == (cpu.bits == 16):
+            self._q[number] = cpu.regs.cr0  # an operand size of 32 bits, or 64
+        else:
+            self.step_over(_EXIT_READ_CR0)
+            return
+        self._finish(at + 3)
+
     def _write_cr0(self) -> None:
         length, value = self._source()
         if value is None:  # LMSW and CLTS change nothing that concerns paging
@@ -231,19 +253,15 @@ class Intercepts:
         if efer != regs.efer:
             regs.efer = efer
             self._d[H.HFLAGS_D] &= ~H.HF_CS64
-        if (value ^ old) & _CR0_FLUSH:
-            cpu.flush_tlb()
         if (value ^ old) & (_CR0_FLUSH | CR0_PDPTE_BITS):
             cpu.reload_paging()
+        if (value ^ old) & CR0_PE:
             self.program()
 
     def _write_cr3(self) -> None:
         length, value = self._source()
-        if value is None:
-            self.step_over(_EXIT_WRITE_CR3)
-            return
         try:
-            self.set_cr3(value)
+            self.set_cr3(value or 0)
         except Fault as fault:
             self._fault(fault)
         else:
@@ -257,7 +275,6 @@ class Intercepts:
             raise Fault(Vector.GP)
         self._check_pdptes(regs.cr0, value, regs.cr4, regs.efer)
         regs.cr3 = value
-        cpu.flush_tlb()
         cpu.reload_paging()
 
     def _write_cr4(self) -> None:
@@ -283,7 +300,6 @@ class Intercepts:
             self._check_pdptes(regs.cr0, regs.cr3, value, regs.efer)
         regs.cr4 = value
         if changed & _CR4_FLUSH:
-            cpu.flush_tlb()
             cpu.reload_paging()
         self.program()
 
@@ -315,12 +331,18 @@ class Intercepts:
     # --- The others ---------------------------------------------------------------------------
 
     def _umip(self) -> None:
-        """SGDT, SIDT, SLDT, STR and SMSW with CR4.UMIP: #GP(0) for users (SDM 3A 2.5)."""
+        """SGDT, SIDT, SLDT and STR with CR4.UMIP: #GP(0) for users (SDM 3A 2.5)."""
         if self._cpu.regs.cpl:
             self._fault(Fault(Vector.GP))
             return
-        for exit_code in (*_UMIP_EXITS, _EXIT_READ_CR0):
-            self.step_over(exit_code)
+        for exit_code in _UMIP_EXITS:
+            self._q[H.INTERCEPT_Q] &= ~_bit(exit_code)
+        self._cpu.begin_step()
+
+    def _pushf(self) -> None:
+        """PUSHF in real mode: Unicorn's image has RF as it is, the processor's has it clear."""
+        self._d[H.EFLAGS_D] &= ~EFLAGS_RF
+        self.step_over(_EXIT_PUSHF)
 
     def _pause(self) -> None:
         code = self._cpu.read_code(15)

@@ -97,6 +97,7 @@ class Msrs:
         self._add_word(0x277, q, H.PAT_Q, check=_check_pat)
         self._add_memory_types()
         # Identification and machine check: there to be read, with nothing behind them.
+        self._add_stored(0x1B, 0xFEE0_0900 if self._cpu.index == 0 else 0xFEE0_0800)
         self._add_constant(0x17)  # PLATFORM_ID
         self._add_constant(0x8B, 1 << 32)  # microcode revision
         self._add_constant(0xCE)  # PLATFORM_INFO
@@ -176,8 +177,6 @@ class Msrs:
         if value & ~allowed or ((value ^ old) & EFER_LME and regs.cr0 & CR0_PG):
             raise Fault(Vector.GP)
         regs.efer = value & ~EFER_LMA | old & EFER_LMA
-        if (value ^ old) & EFER_NXE:
-            cpu.flush_tlb()
         cpu.reload_paging()
 
 

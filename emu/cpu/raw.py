@@ -45,6 +45,7 @@ ERR_EXCEPTION: int = _uc.UC_ERR_EXCEPTION
 HOOK_INTR: int = _uc.UC_HOOK_INTR
 HOOK_INSN: int = _uc.UC_HOOK_INSN
 HOOK_TLB_FILL: int = _uc.UC_HOOK_TLB_FILL
+HOOK_BLOCK: int = _uc.UC_HOOK_BLOCK
 INSN_IN: int = _x86.UC_X86_INS_IN
 INSN_OUT: int = _x86.UC_X86_INS_OUT
 INSN_SYSCALL: int = _x86.UC_X86_INS_SYSCALL
@@ -116,12 +117,16 @@ def use_virtual_tlb(handle: int) -> None:
     _ctl(handle, _uc.UC_CTL_TLB_TYPE, ctypes.c_int(_uc.UC_TLB_VIRTUAL))
 
 
-def add_hook(handle: int, kind: int, callback: Any, instruction: int | None = None) -> int:
-    """Hook every address; `instruction` goes with `HOOK_INSN`. Returns the hook's handle."""
+def add_hook(
+    handle: int, kind: int, callback: Any, instruction: int | None = None, data: int = 0
+) -> int:
+    """Hook every address; `instruction` goes with `HOOK_INSN`, `data` goes to the callback, which
+    is a callback object or the address of compiled code. Returns the hook's handle."""
     hook = ctypes.c_size_t()
     extra = () if instruction is None else (ctypes.c_int(instruction),)
+    function = _ptr(callback) if isinstance(callback, int) else ctypes.cast(callback, _ptr)
     status = _lib.uc_hook_add(
-        _ptr(handle), ctypes.byref(hook), kind, ctypes.cast(callback, _ptr), None, 1, 0, *extra
+        _ptr(handle), ctypes.byref(hook), kind, function, _ptr(data), 1, 0, *extra
     )
     check(status, "uc_hook_add")
     return hook.value
@@ -155,6 +160,16 @@ def start(handle: int, rip: int, count: int) -> int:
 def stop(handle: int) -> None:
     """Leave `start` before the next instruction; from hooks and other threads."""
     _lib.uc_emu_stop(_ptr(handle))
+
+
+def stop_address() -> int:
+    """Return where `uc_emu_stop` is, for compiled code."""
+    return ctypes.cast(_lib.uc_emu_stop, _ptr).value or 0
+
+
+def address_of(callback: Any) -> int:
+    """Return the address of a callback object, which the caller keeps."""
+    return ctypes.cast(callback, _ptr).value or 0
 
 
 def reg_read(handle: int, register: int) -> int:

@@ -32,10 +32,11 @@ import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
-from emu.cpu import raw
+from emu.cpu.compiled import StateBlock
 from emu.cpu.cpuid import Cpuid
 from emu.cpu.decode import is_stack_access, length_of_prefixes, touches_descriptors
 from emu.cpu.decode import memory_operand_address as operand_address
@@ -67,6 +68,9 @@ from mmu.arch import (
 )
 from mmu.memory import Memory, Slot
 
+if TYPE_CHECKING:
+    from emu.jit import CompiledCode
+
 __all__ = ["Exit", "InterruptSource", "PastEvent", "Vcpu"]
 
 TRAP_WINDOW = 1 << 40
@@ -80,6 +84,9 @@ _NOT_CANONICAL = 0x1001
 _CR0_PG = 1 << 31
 _CR4_SMAP = 1 << 21
 _CR4_PKE = 1 << 22
+_FILLS_BEFORE_GROWING = 2048
+_MOST_FILLS_BETWEEN_FLUSHES = 1 << 22
+_LEFT = compiled.FILLS_LEFT // 8
 _WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17})
 _NATIVE = "native"
 
@@ -136,12 +143,15 @@ class Vcpu:
         cpus: int = 1,
         now: Callable[[], int] = lambda: 0,
         features: Mapping[str, bool] | None = None,
+        code: CompiledCode | None = None,
+        count_blocks: bool = False,
     ) -> None:
         """Make vCPU `index` of `cpus`, in its reset state.
 
         `memory` should have its RAM and ROM already; see `sync_slots` for those that come later.
-        `now` is virtual time in ns; `features` switches CPUID features by name. Raises
-        CalibrationError for an unknown Unicorn.
+        `now` is virtual time in ns; `features` switches CPUID features by name. With compiled
+        `code` and a shadow MMU most TLB misses never enter Python; with `count_blocks` it is the
+        clock, too. Raises CalibrationError for an unknown Unicorn.
         """
         where = H.layout()
         self.index = index
@@ -169,6 +179,17 @@ class Vcpu:
         self.msrs = Msrs(self)
         self.intercepts = Intercepts(self)
         self.intercepts.yields_on_pause = cpus > 1
+        self._code = code if hasattr(mmu, "block") else None
+        self._state = StateBlock()
+        self._counts_blocks = count_blocks and code is not None
+        # The instruction counter of a slice and its limit: the engine's own, or the compiled one.
+        self._clock = (
+            self._state.words[0:2]
+            if self._counts_blocks
+            else self.hidden.uc[self.hidden.counter : self.hidden.counter + 2]
+        )
+        self._fills_between_flushes = _FILLS_BEFORE_GROWING
+        self._fills_left = _FILLS_BEFORE_GROWING
         self._running = False
         self._exit: Exit | None = None
         self._stop_at = -1  # the instruction counter when a hook asked to stop
@@ -180,6 +201,7 @@ class Vcpu:
         self._dropping = -1
         self._refusal: PageFault | NotCanonical | None = None
         self._loaded_cr3 = 0
+        self._code_frames: dict[int, int] = {}  # page -> frame, of fetch fills since a flush
         self._loaded_pkru = 0
         self._pke = False
         self._smap = False
@@ -243,7 +265,10 @@ class Vcpu:
         else:
             raw.use_virtual_tlb(handle)
             raw.map_mmio(handle, TRAP_WINDOW, 1 << 40, *mmio)
-            hook(raw.HOOK_TLB_FILL, raw.FILL_CALLBACK(self._make_fill()))
+            self._install_fill(raw.FILL_CALLBACK(self._make_fill()))
+        if self._counts_blocks:
+            assert self._code is not None
+            raw.add_hook(handle, raw.HOOK_BLOCK, self._code.count_block, data=self._state.address)
         hook(raw.HOOK_INTR, raw.INTR_CALLBACK(self._intr))
         hook(raw.HOOK_INSN, raw.IN_CALLBACK(self._in), raw.INSN_IN)
         hook(raw.HOOK_INSN, raw.OUT_CALLBACK(self._out), raw.INSN_OUT)
@@ -252,6 +277,21 @@ class Vcpu:
         hook(raw.HOOK_INSN, raw.REPLACE_CALLBACK(self._cpuid), raw.INSN_CPUID)
         hook(raw.HOOK_INSN, raw.REPLACE_CALLBACK(self._rdtsc), raw.INSN_RDTSC)
         hook(raw.HOOK_INSN, raw.REPLACE_CALLBACK(self._rdtscp), raw.INSN_RDTSCP)
+
+    def _install_fill(self, python: Any) -> None:
+        """Hook TLB fills: by Python, or by compiled code that calls Python for what is left."""
+        self._keep.append(python)
+        if self._code is None:
+            raw.add_hook(self._handle, raw.HOOK_TLB_FILL, python)
+            return
+        words = self._state.words
+        block = self.mmu.block(self.index)  # type: ignore[attr-defined]
+        self._keep.append(block)
+        words[compiled.ENV // 8] = self.hidden.env_address
+        words[compiled.HIT_BLOCK // 8] = block.address
+        words[compiled.PYTHON_FILL // 8] = raw.address_of(python)
+        words[compiled.STOP // 8] = raw.stop_address()
+        raw.add_hook(self._handle, raw.HOOK_TLB_FILL, self._code.fill, data=self._state.address)
 
     # --- State --------------------------------------------------------------------------------
 
@@ -299,6 +339,7 @@ class Vcpu:
         self.shut_down = False
         self.recent.clear()
         self.reload_paging()
+        self.intercepts.program()
 
     def init(self) -> None:
         """Do what an INIT does (SDM 3A table 9-1): reset, but TSC, MSRs and FPU stay; then wait."""
@@ -333,26 +374,32 @@ class Vcpu:
         return 64 if hflags & H.HF_CS64 else 32 if hflags & H.HF_CS32 else 16
 
     def read_code(self, size: int) -> bytes:
-        """Return up to `size` code bytes at CS:RIP."""
+        """Return up to `size` code bytes at CS:RIP. 1 us where they were fetched just now."""
+        rip = self.regs.linear_rip
+        frame = self._code_frames.get(rip >> 12)
+        if frame is not None and rip & 0xFFF <= 0x1000 - size:
+            return self.memory.read_block(frame | rip & 0xFFF, size)
         self.linear.begin()
-        return self.linear.read_code(self.regs.linear_rip, size, self.regs.cpl == 3)
+        return self.linear.read_code(rip, size, self.regs.cpl == 3)
 
     # --- Paging -------------------------------------------------------------------------------
 
     def reload_paging(self) -> None:
         """Empty the TLB and tell the MMU the control registers as they are now."""
-        raw.flush_tlb(self._handle)
+        self.flush_tlb()
         regs = self.regs
         cr4 = regs.cr4
         self._pke = bool(cr4 & _CR4_PKE)
         self._smap = bool(cr4 & _CR4_SMAP)
-        self._loaded_cr3 = regs.cr3
+        self._loaded_cr3 = self._state.words[compiled.CR3 // 8] = regs.cr3
+        self._state.words[compiled.SMAP // 8] = self._smap
         self._loaded_pkru = pkru = regs.pkru if self._pke else 0
         self.mmu.load(self.index, PagingRegisters(regs.cr0, self._loaded_cr3, cr4, regs.efer, pkru))
-        self.intercepts.program()
 
     def flush_tlb(self) -> None:
         """Empty the TLB; also inside hooks. 1.4 us."""
+        self._code_frames.clear()
+        self._fills_left = self._state.words[_LEFT] = self._fills_between_flushes
         raw.flush_tlb(self._handle)
 
     def drop_code(self, gfn: int) -> None:
@@ -370,7 +417,19 @@ class Vcpu:
         address = _CODE_DROP | gfn << 12
         raw.remove_code(self._handle, address, address + 0x1000)
         self._dropping = -1
-        raw.flush_tlb(self._handle)
+        self.flush_tlb()
+
+    def _grow_tlb(self) -> None:
+        """Flush because so many fills since the last flush mean that entries push each other out.
+
+        Unicorn's TLB doubles at a flush that finds it well used, and never otherwise. Each such
+        flush makes the next one come twice as late: a TLB that cannot grow any more, or a guest
+        whose misses have other reasons, is soon left alone.
+        """
+        if self._fills_between_flushes < _MOST_FILLS_BETWEEN_FLUSHES:
+            self._fills_between_flushes *= 2
+        self.flush_tlb()
+        self.mmu.flushed(self.index)
 
     def _make_fill(self) -> Callable[[int, int, int, int, int], bool]:
         """Return the TLB fill hook: one short function with all it needs bound."""
@@ -380,10 +439,14 @@ class Vcpu:
         hflags, eflags, pkru, cr3 = H.HFLAGS_D, H.EFLAGS_D, H.PKRU_D, H.CR_Q + 3
         fetch, write = raw.FILL_FETCH, raw.FILL_WRITE
         entries: dict[int, memoryview] = {}
+        left = self._state.words
 
         def fill(_uc: int, gva: int, kind: int, entry: int, _data: int) -> bool:
             answer: Answer
             try:
+                self._fills_left -= 1
+                if self._fills_left <= 0 or left[_LEFT] == 0:
+                    self._grow_tlb()
                 if kind == fetch:
                     if self._dropping >= 0:
                         answer = self._dropping | 5
@@ -410,6 +473,8 @@ class Vcpu:
                 words = entries.get(entry)
                 if words is None:
                     words = entries[entry] = raw.tlb_entry(entry)
+                if kind == fetch:
+                    self._code_frames[gva >> 12] = answer & FRAME_MASK
                 if answer & MAP_TRAP:
                     words[0] = SPECIAL_PAGES if kind == fetch else answer & FRAME_MASK | TRAP_WINDOW
                 else:
@@ -639,10 +704,10 @@ class Vcpu:
 
     def _tick(self) -> None:
         """Count an event as an instruction: a loop of events alone must end with the budget."""
-        hidden = self.hidden
-        count = hidden.uc[hidden.counter] + 1
-        hidden.uc[hidden.counter] = count
-        if count >= hidden.uc[hidden.limit]:
+        clock = self._clock
+        count = clock[0] + 1
+        clock[0] = count
+        if count >= clock[1]:
             self._stop(Exit.BUDGET)
 
     def _fail(self, error: BaseException) -> None:
@@ -731,7 +796,7 @@ class Vcpu:
         self._step_dr6 = regs.dr6
         d[H.EFLAGS_D] |= EFLAGS_TF
         # The instruction has been counted already and will be again.
-        self.hidden.uc[self.hidden.counter] -= 1
+        self._clock[0] -= 1
 
     def _end_step(self, number: int) -> bool:
         """Undo `begin_step`, whatever came; returns True if it was the trap we asked for."""
@@ -749,13 +814,13 @@ class Vcpu:
 
     def progress(self) -> int:
         """Return how many instructions the slice that runs now has begun; 0 between slices."""
-        return self.hidden.uc[self.hidden.counter] if self._running else 0
+        return self._clock[0] if self._running else 0
 
     def limit(self, budget: int) -> None:
         """Shorten the running slice to `budget` instructions in all, or to those begun by now."""
-        hidden = self.hidden
-        if self._running and budget < hidden.uc[hidden.limit]:
-            hidden.uc[hidden.limit] = max(budget, hidden.uc[hidden.counter])
+        clock = self._clock
+        if self._running and budget < clock[1]:
+            clock[1] = max(budget, clock[0])
 
     def leave(self) -> None:
         """End the slice behind the instruction that is executing; for devices, inside a hook."""
@@ -786,10 +851,16 @@ class Vcpu:
         hidden = self.hidden
         self._exit = None
         self._running = True
-        error = raw.start(self._handle, hidden.q[H.RIP_Q], budget)
+        if self._counts_blocks:
+            words = self._state.words
+            words[0], words[1], words[compiled.STOPPED // 8] = 0, budget, 0
+            error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
+            count, over = words[0], bool(words[compiled.STOPPED // 8])
+        else:
+            error = raw.start(self._handle, hidden.q[H.RIP_Q], budget)
+            count = hidden.uc[hidden.counter]
+            over = count > hidden.uc[hidden.limit]
         self._running = False
-        count = hidden.uc[hidden.counter]
-        over = count > hidden.uc[hidden.limit]
         if self._stepping:
             self._end_step(-1)
         if self._exit is not None:
@@ -797,7 +868,7 @@ class Vcpu:
         elif self._kicked:
             count, reason = min(count, budget), Exit.KICKED
         elif over:
-            count, reason = count - 1, Exit.BUDGET
+            count, reason = count - (not self._counts_blocks), Exit.BUDGET
         else:
             reason = Exit.HALT
             self.halted = not self.can_wake
