@@ -179,7 +179,7 @@ class Vcpu:
         self.msrs = Msrs(self)
         self.intercepts = Intercepts(self)
         self.intercepts.yields_on_pause = cpus > 1
-        self._code = code if hasattr(mmu, "block") else None
+        self._code = code
         self._state = StateBlock()
         self._counts_blocks = count_blocks and code is not None
         # The instruction counter of a slice and its limit: the engine's own, or the compiled one.
@@ -266,8 +266,9 @@ class Vcpu:
             raw.use_virtual_tlb(handle)
             raw.map_mmio(handle, TRAP_WINDOW, 1 << 40, *mmio)
             self._install_fill(raw.FILL_CALLBACK(self._make_fill()))
-        if self._counts_blocks:
-            assert self._code is not None
+        if self._code is not None and self._counts_blocks:
+            words = self._state.words
+            words[compiled.STOP // 8] = raw.stop_address()
             raw.add_hook(handle, raw.HOOK_BLOCK, self._code.count_block, data=self._state.address)
         hook(raw.HOOK_INTR, raw.INTR_CALLBACK(self._intr))
         hook(raw.HOOK_INSN, raw.IN_CALLBACK(self._in), raw.INSN_IN)
@@ -281,16 +282,15 @@ class Vcpu:
     def _install_fill(self, python: Any) -> None:
         """Hook TLB fills: by Python, or by compiled code that calls Python for what is left."""
         self._keep.append(python)
-        if self._code is None:
+        if self._code is None or not hasattr(self.mmu, "block"):
             raw.add_hook(self._handle, raw.HOOK_TLB_FILL, python)
             return
         words = self._state.words
-        block = self.mmu.block(self.index)  # type: ignore[attr-defined]
+        block = self.mmu.block(self.index)
         self._keep.append(block)
         words[compiled.ENV // 8] = self.hidden.env_address
         words[compiled.HIT_BLOCK // 8] = block.address
         words[compiled.PYTHON_FILL // 8] = raw.address_of(python)
-        words[compiled.STOP // 8] = raw.stop_address()
         raw.add_hook(self._handle, raw.HOOK_TLB_FILL, self._code.fill, data=self._state.address)
 
     # --- State --------------------------------------------------------------------------------
