@@ -64,6 +64,7 @@ class RunOptions:
     cpus: int = 1
     cpu: str = "max"
     serial: list[str] = field(default_factory=list)
+    serial_said: bool = False
     debugcon: list[tuple[int, str]] = field(default_factory=list)
     debug_exit: DebugExit | None = None
     test_device: bool = False

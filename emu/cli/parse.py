@@ -32,7 +32,7 @@ from emu.cli.plugs import (
 )
 from emu.errors import UsageError
 
-__all__ = ["MAX_CPUS", "parse_run"]
+__all__ = ["MAX_CPUS", "TAKES_VALUE", "parse_run"]
 
 MAX_CPUS = 16
 _MIB = 1 << 20
@@ -164,10 +164,11 @@ _FLAGS: dict[str, str] = {
 _LATER = ("serial", "debugcon", "device", "parallel", "boot")
 _DISKS = {"hda": 0, "hdb": 1, "hdc": 2, "hdd": 3}
 _FLOPPIES = {"fda": 0, "fdb": 1}
-_TAKES_VALUE = {
+TAKES_VALUE = {
     **dict.fromkeys((*_VALUES, *_LATER, *_DISKS, *_FLOPPIES, "chardev", "drive"), True),
     **dict.fromkeys((*_FLAGS, "nographic", "no-shutdown", "curses", "h", "help", "version"), False),
 }
+"""The options of a run: name to whether an argument follows."""
 
 
 def parse_run(words: Sequence[str], *, for_qemu: bool = False) -> RunOptions:
@@ -177,7 +178,7 @@ def parse_run(words: Sequence[str], *, for_qemu: bool = False) -> RunOptions:
     unplugged: dict[str, Drive] = {}
     later: list[tuple[str, str]] = []
     nographic = False
-    for name, value in qemu.split(words, _TAKES_VALUE):
+    for name, value in qemu.split(words, TAKES_VALUE):
         text = value or ""
         if name is None:
             _positional(options, text)
@@ -234,6 +235,7 @@ def _defaults(options: RunOptions, nographic: bool) -> None:
         options.display = options.display or "none"
     if options.display is None:
         options.display = "text"
+    options.serial_said = bool(options.serial)
     if not options.serial:
         shown = nographic or not options.for_qemu
         shown = shown or (options.display != "none" and not options.no_defaults)

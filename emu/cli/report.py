@@ -103,15 +103,15 @@ _TABLE: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
 
 
 def summary(counters: Mapping[str, int], title: str) -> str:
-    """Return the counters as a table under `title`; those that are not there are left out."""
+    """Return the counters as a table under `title`; those that are 0 are left out."""
     values = dict(counters)
     if "fills" in values and "pf_taken" in values:
         values["answered"] = values["fills"] - values["pf_taken"]
     lines = [title]
     named = {"answered"}
     for heading, rows in _TABLE:
-        present = [row for row in rows if row[0] in values]
-        named.update(name for name, _, _ in present)
+        named.update(name for name, _, _ in rows)
+        present = [row for row in rows if values.get(row[0])]
         if present:
             lines.append(f"  {heading}")
             lines += [_row(values, *row) for row in present]

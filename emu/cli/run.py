@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from emu.cli.display import ScreenThread
     from emu.machine import Machine
 
-__all__ = ["Session", "command", "qemu_command"]
+__all__ = ["HELP_WORDS", "Session", "command", "qemu_command", "set_up_logging", "warn_all"]
 
-_HELP_WORDS = ("-h", "-help", "--help")
+HELP_WORDS = ("-h", "-help", "--help")
 
 
 def command(words: Sequence[str]) -> int:
     """Be `shadowcorn run`."""
-    if any(word in _HELP_WORDS for word in words):
+    if any(word in HELP_WORDS for word in words):
         print(help.RUN, end="")
         return 0
     return run(parse_run(words))
@@ -47,13 +47,17 @@ def qemu_command(words: Sequence[str]) -> int:
 
 def run(options: RunOptions) -> int:
     """Do one run and return the exit code."""
-    prefix = "warning: " if options.for_qemu else ""
-    for warning in options.warnings:
-        say(f"{prefix}{warning}")
+    warn_all(options)
     set_up_logging(options)
     with Session(options) as session:
         outcome = session.run()
         return session.finish(outcome)
+
+
+def warn_all(options: RunOptions) -> None:
+    """Print what was passed over, each with the word by which scripts know a warning."""
+    for warning in options.warnings:
+        say(f"warning: {warning}")
 
 
 def set_up_logging(options: RunOptions) -> None:
@@ -173,11 +177,10 @@ class Session:
         """Hand what comes on standard input to the serial port or to the keyboard."""
         options = self.options
         descriptor = stdin_descriptor()
-        to_serial = "stdio" in options.serial
-        if descriptor is None or not (to_serial or options.display != "none"):
+        if descriptor is None or not ("stdio" in options.serial or options.display != "none"):
             yield
             return
-        deliver = self._feed_serial if to_serial else self._type
+        deliver = self._deliver
         if not is_terminal(sys.stdin):
             self._start_input(blocking_reader(descriptor), deliver)
             yield
@@ -196,11 +199,16 @@ class Session:
         inbox = Inbox(self.machine)
         InputThread(read, lambda data: inbox.post(lambda: deliver(data)), inbox.close).start()
 
-    def _feed_serial(self, data: bytes) -> None:
-        self.machine.serial.feed(data)
+    def _deliver(self, data: bytes) -> None:
+        """Serial port or keyboard: the one that was asked for, else the one that the guest uses.
 
-    def _type(self, data: bytes) -> None:
-        self.machine.keyboard.type(data.decode("utf-8", "replace").replace("\r", "\n"))
+        A guest that has sent nothing over the serial port shows what it has on the screen.
+        """
+        options, machine = self.options, self.machine
+        if "stdio" in options.serial and (options.serial_said or machine.serial.sent):
+            machine.serial.feed(data)
+        else:
+            machine.keyboard.type(data.decode("utf-8", "replace").replace("\r", "\n"))
 
     def _quit(self) -> None:
         self.interrupted = True

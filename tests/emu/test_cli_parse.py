@@ -267,5 +267,5 @@ def test_help_names_every_option_that_has_an_effect():
     hidden = {"M", "machine", "monitor", "parallel", "boot", "chardev", "curses", "no-shutdown",
               "nodefaults", "h", "help", "version"}  # fmt: skip
     hidden |= {"hdb", "hdc", "hdd", "fda", "fdb"}
-    for name in parse._TAKES_VALUE:
+    for name in parse.TAKES_VALUE:
         assert name in hidden or f"-{name}" in words or f"--{name}" in words, name
