@@ -49,7 +49,7 @@ from emu.cpu.registers import (
 )
 from mmu.arch import ACCESS_IMPLICIT, ACCESS_USER
 
-__all__ = ["Delivery", "Descriptor"]
+__all__ = ["Delivery", "Descriptor", "check_io_permission"]
 
 _CR0_PE = 1
 _EFER_LMA = 1 << 10
@@ -430,3 +430,16 @@ class _Stack:
         if self._mask == 0xFFFF:
             return old & ~0xFFFF | self.pointer
         return self.pointer
+
+
+def check_io_permission(regs: Registers, linear: LinearMemory, port: int, size: int) -> None:
+    """Look a port up in the I/O permission bitmap of the TSS (SDM 1 19.5.2); raises Fault."""
+    tr = regs.tr
+    if tr.attributes & 0x9F not in (0x89, 0x8B) or tr.limit < 0x67:
+        raise Fault(Vector.GP, 0)
+    at = linear.read(tr.base + 0x66, 2) + (port >> 3)
+    if at + 1 > tr.limit:  # two bytes are read whatever the size
+        raise Fault(Vector.GP, 0)
+    bitmap = linear.read(tr.base + at, 2) >> (port & 7)
+    if bitmap & (1 << size) - 1:
+        raise Fault(Vector.GP, 0)

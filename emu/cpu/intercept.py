@@ -15,7 +15,7 @@ done. It costs the others nothing, needs no search for opcodes, and an exit take
     INVLPG                  noted, then executed natively
     SGDT, SIDT, SLDT, STR   only under CR4.UMIP
     all exceptions          so that QEMU never turns one into a double fault by itself
-    VINTR, NMI              not instructions: interrupt windows (emu.cpu.vcpu)
+    VINTR, NMI, SMI         not instructions: interrupt windows (emu.cpu.vcpu)
 
 "Executed natively" is `step_over`: its intercept bit is off for one instruction, behind which the
 trap flag, which the guest never gets to see, brings us back.
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from emu.cpu import hidden as H
 from emu.cpu.decode import instruction_length, length_of_prefixes, memory_operand_address
 from emu.cpu.faults import Event, Fault, Vector
-from emu.cpu.registers import DESC_L, EFLAGS_RF, EFLAGS_TF
+from emu.cpu.registers import DESC_L, EFLAGS_RF, EFLAGS_TF, EFLAGS_VM
 from mmu.api import PagingRegisters
 from mmu.arch import (
     CR0_CD,
@@ -119,6 +119,7 @@ class Intercepts:
             H.EXIT_PAUSE: self._pause,
             H.EXIT_INVLPG: self._invlpg,
             H.EXIT_MSR: self._msr,
+            H.EXIT_SMI: cpu.finish_abort,
             **dict.fromkeys(_UMIP_EXITS, self._umip),
         }
         cr4 = _CR4_PCE
@@ -134,7 +135,7 @@ class Intercepts:
         umip = bool(regs.cr4 & _CR4_UMIP)
         h[H.INTERCEPT_CR_READ_H] = 1 << 0 | 1 << 8
         h[H.INTERCEPT_CR_WRITE_H] = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8
-        wanted = _bit(H.EXIT_NMI) | _bit(H.EXIT_VINTR) | _bit(H.EXIT_MSR)
+        wanted = _bit(H.EXIT_NMI) | _bit(H.EXIT_SMI) | _bit(H.EXIT_VINTR) | _bit(H.EXIT_MSR)
         wanted |= _bit(H.EXIT_INVLPG)
         if self.yields_on_pause:
             wanted |= _bit(H.EXIT_PAUSE)
@@ -341,8 +342,16 @@ class Intercepts:
 
     def _pushf(self) -> None:
         """PUSHF in real mode: Unicorn's image has RF as it is, the processor's has it clear."""
-        self._d[H.EFLAGS_D] &= ~EFLAGS_RF
-        self.step_over(_EXIT_PUSHF)
+        cpu = self._cpu
+        code = cpu.read_code(15)
+        at = length_of_prefixes(code, cpu.bits)
+        size = 4 if (0x66 in code[:at]) == (cpu.bits == 16) else 2
+        try:
+            cpu.push(cpu.regs.rflags & ~(EFLAGS_RF | EFLAGS_VM), size)
+        except Fault as fault:
+            self._fault(fault)
+        else:
+            self._finish(at + 1)
 
     def _pause(self) -> None:
         code = self._cpu.read_code(15)
@@ -360,6 +369,7 @@ class Intercepts:
         if gva is not None:
             cpu.mmu.invlpg(cpu.index, gva)
         if not self._flush_on_invlpg:
+            cpu.forget_code_frames()
             self.step_over(H.EXIT_INVLPG)
             return
         cpu.flush_tlb()

@@ -40,8 +40,8 @@ from emu.cpu.compiled import StateBlock
 from emu.cpu.cpuid import Cpuid
 from emu.cpu.decode import is_stack_access, length_of_prefixes, touches_descriptors
 from emu.cpu.decode import memory_operand_address as operand_address
-from emu.cpu.delivery import Delivery
-from emu.cpu.faults import Event, Shutdown, Source, Vector
+from emu.cpu.delivery import Delivery, check_io_permission
+from emu.cpu.faults import Event, Fault, Shutdown, Source, Vector
 from emu.cpu.intercept import Intercepts
 from emu.cpu.linear import LinearMemory
 from emu.cpu.msr import Msrs
@@ -49,6 +49,7 @@ from emu.cpu.registers import (
     EFLAGS_AC,
     EFLAGS_IF,
     EFLAGS_TF,
+    EFLAGS_VM,
     Registers,
     attributes_to_flags,
 )
@@ -89,6 +90,9 @@ _MOST_FILLS_BETWEEN_FLUSHES = 1 << 22
 _LEFT = compiled.FILLS_LEFT // 8
 _WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17})
 _NATIVE = "native"
+_NOTHING = NotCanonical(0)
+# Of env, what an instruction outside CPL 0 may change without a hook: up to the error code.
+ABORT_BYTES = H.ERROR_CODE_D * 4
 
 
 class Exit(Enum):
@@ -199,6 +203,7 @@ class Vcpu:
         self._step_tf = 0
         self._step_dr6 = 0
         self._dropping = -1
+        self._aborted: tuple[Event, bytes] | None = None
         self._refusal: PageFault | NotCanonical | None = None
         self._loaded_cr3 = 0
         self._code_frames: dict[int, int] = {}  # page -> frame, of fetch fills since a flush
@@ -396,6 +401,10 @@ class Vcpu:
         self._loaded_pkru = pkru = regs.pkru if self._pke else 0
         self.mmu.load(self.index, PagingRegisters(regs.cr0, self._loaded_cr3, cr4, regs.efer, pkru))
 
+    def forget_code_frames(self) -> None:
+        """Note that the engine has dropped TLB entries by itself."""
+        self._code_frames.clear()
+
     def flush_tlb(self) -> None:
         """Empty the TLB; also inside hooks. 1.4 us."""
         self._code_frames.clear()
@@ -444,6 +453,8 @@ class Vcpu:
         def fill(_uc: int, gva: int, kind: int, entry: int, _data: int) -> bool:
             answer: Answer
             try:
+                if self._aborted is not None:
+                    return self._refuse(_NOTHING)
                 self._fills_left -= 1
                 if self._fills_left <= 0 or left[_LEFT] == 0:
                     self._grow_tlb()
@@ -549,8 +560,22 @@ class Vcpu:
 
     # --- Single instructions ----------------------------------------------------------------------
 
+    def push(self, value: int, size: int) -> None:
+        """Push 2 or 4 bytes for an instruction outside 64-bit mode; raises Fault."""
+        regs = self.regs
+        mask = 0xFFFF_FFFF if self.hidden.d[H.HFLAGS_D] & H.HF_SS32 else 0xFFFF
+        pointer = regs.rsp - size & mask
+        access = ACCESS_USER if regs.cpl == 3 else ACCESS_READ
+        address = regs.segment_base(2) + pointer & 0xFFFF_FFFF
+        self.linear.begin()
+        self.linear.stage(address, size, value, access, Vector.SS)
+        self.linear.commit()
+        regs.rsp = regs.rsp & ~mask | pointer
+
     def _in(self, _uc: int, port: int, size: int, _data: int) -> int:
         try:
+            if self.hidden.d[H.HFLAGS_D] & H.HF_CPL and not self._may_use_port(port, size):
+                return 0
             return self.ports.read(port & 0xFFFF, size)
         except BaseException as error:
             self._fail(error)
@@ -558,9 +583,50 @@ class Vcpu:
 
     def _out(self, _uc: int, port: int, size: int, value: int, _data: int) -> None:
         try:
+            if self.hidden.d[H.HFLAGS_D] & H.HF_CPL and not self._may_use_port(port, size):
+                return
             self.ports.write(port & 0xFFFF, size, value)
         except BaseException as error:
             self._fail(error)
+
+    def _may_use_port(self, port: int, size: int) -> bool:
+        """Check IN or OUT outside CPL 0 (SDM 1 19.5), which Unicorn lets pass; if False, the
+        instruction is being aborted with the fault that it deserves."""
+        if self._aborted is not None:
+            return False
+        flags = self.hidden.d[H.EFLAGS_D]
+        if self.regs.cpl <= flags >> 12 & 3 and not flags & EFLAGS_VM:
+            return True
+        try:
+            self.linear.begin()
+            check_io_permission(self.regs, self.linear, port & 0xFFFF, size)
+        except Fault as fault:
+            self._abort(Event(fault.vector, error_code=fault.error_code, cr2=fault.cr2))
+            return False
+        return True
+
+    def _abort(self, event: Event) -> None:
+        """Take back the instruction whose hook is running, and deliver `event` in its stead.
+
+        A hook cannot leave in mid-instruction. So the processor's state is kept; what the engine
+        still executes of the translated block changes registers only, since the TLB is emptied
+        and no fill succeeds; and at the first boundary or fill the state is put back.
+        """
+        self._aborted = event, bytes(self.hidden.b[:ABORT_BYTES])
+        self.flush_tlb()
+        self._state.words[_LEFT] = 0  # has compiled code leave every fill to Python
+        self.request(H.INTERRUPT_SMI)
+
+    def finish_abort(self) -> None:
+        """Do the second half of `_abort`, from the interrupt hook."""
+        self.withdraw(H.INTERRUPT_SMI)
+        aborted, self._aborted = self._aborted, None
+        if aborted is not None:
+            event, state = aborted
+            self.hidden.b[:ABORT_BYTES] = state
+            self.flush_tlb()
+            self.mmu.flushed(self.index)
+            self.deliver(event)
 
     def _syscall(self, _uc: int, _data: int) -> None:
         try:
@@ -613,6 +679,10 @@ class Vcpu:
         """Serve an exception, a software interrupt, or an intercept."""
         try:
             d = self.hidden.d
+            if self._aborted is not None:
+                self._take_back_stop()
+                self.finish_abort()
+                return
             if self._stepping and self._end_step(number):
                 return
             if number >= _PAGE_FAULT:
@@ -669,11 +739,8 @@ class Vcpu:
         """Deliver what a refused fill means, and take back Unicorn's order to stop."""
         hidden = self.hidden
         refusal, self._refusal = self._refusal, None
-        if refusal is None or hidden.invalid_error[0] != raw.ERR_EXCEPTION:
+        if refusal is None or not self._take_back_stop():
             raise EngineError("Unicorn reports a refused fill that we know nothing of")
-        hidden.invalid_error[0] = 0
-        if self._exit is None and not self._kicked:
-            hidden.exit_request[0] = 0
         gva = hidden.uc[hidden.invalid_addr]
         if isinstance(refusal, NotCanonical):
             code = self.read_code(15)
@@ -684,6 +751,16 @@ class Vcpu:
                 gva = refusal.gva | gva & 0xFFF
             self.deliver(Event(Vector.PF, Source.EXCEPTION, refusal.error_code, gva))
         self._tick()
+
+    def _take_back_stop(self) -> bool:
+        """Undo the order to stop that comes with a refused fill; returns whether there was one."""
+        hidden = self.hidden
+        if hidden.invalid_error[0] != raw.ERR_EXCEPTION:
+            return False
+        hidden.invalid_error[0] = 0
+        if self._exit is None and not self._kicked:
+            hidden.exit_request[0] = 0
+        return True
 
     def deliver(self, event: Event) -> None:
         """Deliver an event now; on a triple fault the processor shuts down."""
