@@ -113,6 +113,13 @@ _TABLE = (
         "supervisor accesses, CR0.WP, SMEP, SMAP, SYSENTER, SYSCALL, NX, rights at each level",
         "ring3.elf",
     ),
+    Guest(
+        "demand",
+        "demand paging by a page-fault handler",
+        "a lazy heap, copy on write, a growing user stack, swapping by the clock algorithm on "
+        "A and D; every fault is counted and the counts are exact",
+        "demand.elf",
+    ),
 )
 
 GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}

@@ -3,7 +3,7 @@
 
 ``preprocessor`` expands macros and includes, ``encoder`` makes the bytes of one instruction, and
 this file lays them out: labels, sections, code size, data, alignment, passes until nothing
-moves. NASM takes the same sources (``nasm -f bin``, with ``image_end`` and ``bss_end`` given), which
+moves. NASM takes the same sources (``nasm -f bin``, ``image_end`` and ``bss_end`` given), which
 makes it a check of ours; it puts .bss elsewhere where a section has ``vstart``.
 
 Directives: ``bits``, ``org``, ``section NAME [vstart=ADDRESS]``, ``[section NAME]`` with
