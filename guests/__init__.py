@@ -120,6 +120,13 @@ _TABLE = (
         "A and D; every fault is counted and the counts are exact",
         "demand.elf",
     ),
+    Guest(
+        "boot_sector",
+        "512 bytes that ask the BIOS",
+        "INT 10h, 12h, 13h, 15h E820 and 16h, then protected mode and 32-bit paging",
+        "boot_sector.bin",
+        boot="sector",
+    ),
 )
 
 GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}
