@@ -97,7 +97,7 @@ class LinearMemory:
                 size += more
                 position += 1
             data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
-            self._memory.write_block(address, data, "guest")
+            self._memory.write_block(address, data, "processor")
         writes.clear()
 
     def read_code(self, gva: int, size: int, user: bool) -> bytes:
