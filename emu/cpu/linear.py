@@ -27,6 +27,7 @@ class LinearMemory:
 
     def __init__(self, index: int, mmu: Mmu, memory: Memory) -> None:
         """Look through `mmu` as vCPU `index`."""
+        self._sees_flushes = mmu.name != "native"  # there the engine empties its TLB unseen
         self._index = index
         self._translate = mmu.translate
         self._memory = memory
@@ -34,9 +35,18 @@ class LinearMemory:
         self._writes: list[tuple[int, int, int]] = []
 
     def begin(self) -> None:
-        """Forget uncommitted writes and what was translated: call before each use."""
-        self._pages.clear()
+        """Forget uncommitted writes: call before each use."""
         self._writes.clear()
+        if not self._sees_flushes:
+            self._pages.clear()
+
+    def flush(self) -> None:
+        """Forget what was translated, because the vCPU's TLB is emptied.
+
+        Translations are kept as long as a TLB would keep them, and no longer: the MMU counts on
+        it that what it granted is gone after a flush.
+        """
+        self._pages.clear()
 
     def physical(self, gva: int, access: int, vector: int = Vector.GP) -> int:
         """Return the guest-physical address, or raise Fault: #PF, or `vector` if not canonical."""
