@@ -125,18 +125,17 @@ class Machine:
             vcpu.init()
         self.guest_memory.map_listeners.append(self._slots_changed)
         self.scheduler = Scheduler(self.cpus, self.clock, quantum)
-        first = self.cpus[0]
         self.board = Board(
             self.guest_memory,
             self.clock,
             self.ports,
             ram=ram,
-            intr=first.set_intr,
+            cpus=self.cpus,
+            current=lambda: self.scheduler.current.index,
             stop=self.scheduler.stop,
             reset=self._guest_reset,
             options=options,
         )
-        first.interrupts = self.board.pic
         self.boot: Boot | None = None
         try:
             self._load(image, name, append, modules, format, address, entry, warn)

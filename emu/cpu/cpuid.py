@@ -8,6 +8,7 @@ CPUID then reports them: the two cannot disagree. What is cut although the model
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from emu.cpu import hidden as H
@@ -108,9 +109,6 @@ ABSENT = (
     "hle",
     "rtm",
     "monitor",  # MONITOR/MWAIT
-    "x2apic",  # until a local APIC is on the board
-    "apic",
-    "tsc-deadline",
 )
 
 # Of each word, what TCG really executes; bits that neither are listed by name nor harmless go.
@@ -125,7 +123,12 @@ _KEEP = {
     F81_ECX: 1 << 0 | 1 << 5,
 }
 # Not in the model's words, but true of this machine.
-_ADD = {F1_ECX: 1 << 31, F7_EBX: 1 << 1, F7_ECX: 1 << 2 | 1 << 3 | 1 << 16}
+_ADD = {
+    F1_ECX: 1 << 31 | 1 << 24 | 1 << 21,
+    F1_EDX: 1 << 9,
+    F7_EBX: 1 << 1,
+    F7_ECX: 1 << 2 | 1 << 3 | 1 << 16,
+}
 
 _CR4_OSXSAVE = 1 << 18
 _CR4_PKE = 1 << 22
@@ -160,6 +163,8 @@ class Cpuid:
         q[H.FEATURES_Q + _SVM_WORD] = 0
         for name in ABSENT:
             self.set_feature(name, False)
+        self.apic_enabled: Callable[[], bool] = lambda: True
+        """Whether IA32_APIC_BASE has the local APIC on: CPUID shows it only then."""
 
     def has(self, name: str) -> bool:
         """Return whether a feature is on; raises KeyError for an unknown name."""
@@ -199,6 +204,8 @@ class Cpuid:
         if cr4 & _CR4_OSXSAVE and self.has("xsave"):
             ecx |= 1 << 27
         edx = self._word(F1_EDX)
+        if not self.apic_enabled():
+            edx &= ~(1 << 9)
         ebx = self._index << 24 | 8 << 8
         if self._cpus > 1:
             ebx |= min(self._cpus, 255) << 16

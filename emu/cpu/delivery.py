@@ -7,9 +7,6 @@
 and a fault on the way becomes the next event by table 6-5, up to `Shutdown`. The registers and
 the memory are all that it knows, so that it runs without an engine.
 
-RF is set in the image of a fault (SDM 3B 17.3.1.1) only while a breakpoint is enabled: nothing else
-depends on it, and the engine shows an RF that IRET loads to a PUSHF that follows soon.
-
 Not emulated: limit checks of stack segments (the engine has none either), CET shadow stacks.
 """
 
@@ -54,7 +51,6 @@ __all__ = ["Delivery", "Descriptor", "check_io_permission"]
 _CR0_PE = 1
 _EFER_LMA = 1 << 10
 _DR7_GD = 1 << 13
-_DR7_ENABLES = 0xFF
 _TASK_GATE = 5
 _GATE_TYPES = frozenset({5, 6, 7, 14, 15})
 _GATE_TYPES_64 = frozenset({14, 15})
@@ -223,8 +219,7 @@ class Delivery:
         self._new_flags(old_flags, gate)
 
     def _push_frame(self, stack: _Stack, event: Event, flags: int) -> None:
-        fault = event.source is Source.EXCEPTION and event.vector in FAULT_CLASS
-        if fault and self._regs.dr7 & _DR7_ENABLES:
+        if event.source is Source.EXCEPTION and event.vector in FAULT_CLASS:
             flags |= EFLAGS_RF
         stack.push(flags)
         stack.push(self._regs.segment_selector(CS))

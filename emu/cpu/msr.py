@@ -48,6 +48,8 @@ class Msrs:
         self.tsc_offset = 0
         """What RDTSC adds to virtual time."""
         self.tsc_adjust = 0
+        self.on_tsc_changed: Callable[[], None] = lambda: None
+        """Called when the guest has set its TSC: a local APIC's deadline depends on it."""
         self._add_known()
 
     def add(self, index: int, read: Reader, write: Writer) -> None:
@@ -97,7 +99,6 @@ class Msrs:
         self._add_word(0x277, q, H.PAT_Q, check=_check_pat)
         self._add_memory_types()
         # Identification and machine check: there to be read, with nothing behind them.
-        self._add_stored(0x1B, 0xFEE0_0900 if self._cpu.index == 0 else 0xFEE0_0800)
         self._add_constant(0x17)  # PLATFORM_ID
         self._add_constant(0x8B, 1 << 32)  # microcode revision
         self._add_constant(0xCE)  # PLATFORM_INFO
@@ -164,6 +165,7 @@ class Msrs:
     def _adjust(self, delta: int) -> None:
         self.tsc_offset += delta
         self.tsc_adjust = self.tsc_adjust + delta & 0xFFFF_FFFF_FFFF_FFFF
+        self.on_tsc_changed()
 
     def _write_efer(self, value: int) -> None:
         cpu = self._cpu

@@ -53,21 +53,30 @@ def _refuse(cpu: Vcpu, length: int, vector: int, error_code: int | None) -> None
 
 
 def syscall(cpu: Vcpu) -> None:
-    """SYSCALL in 64-bit mode; elsewhere it is #UD, as on this model's maker's processors."""
+    """SYSCALL. In compatibility and legacy mode, where Intel's processors say #UD, as on AMD's
+    (APM 3, SYSCALL), which QEMU emulates too.
+    """
     q, d = cpu.hidden.q, cpu.hidden.d
     length = _length(cpu)
-    if not q[H.EFER_Q] & 1 or not d[H.HFLAGS_D] & H.HF_CS64:
+    if not q[H.EFER_Q] & 1 or not d[H.HFLAGS_D] & H.HF_PE:
         _refuse(cpu, length, Vector.UD, None)
         return
     regs = cpu.regs
+    hflags = d[H.HFLAGS_D]
     flags = regs.rflags
-    q[1] = q[H.RIP_Q] + length & _MASK64
-    q[11] = flags & ~EFLAGS_RF
     selector = q[H.STAR_Q] >> 32 & 0xFFFC
+    q[1] = q[H.RIP_Q] + length & (_MASK64 if hflags & H.HF_CS64 else _LIMIT)
+    if hflags & H.HF_LMA:
+        q[11] = flags & ~EFLAGS_RF
+        flags &= ~q[H.FMASK_Q]
+        target = q[H.LSTAR_Q if hflags & H.HF_CS64 else H.CSTAR_Q]
+    else:
+        flags &= ~(EFLAGS_IF | EFLAGS_VM)
+        target = q[H.STAR_Q] & _LIMIT
     regs.set_segment(SS, selector + 8, 0, _LIMIT, _DATA32)
-    regs.set_segment(CS, selector, 0, _LIMIT, _CODE64)
-    regs.rflags = flags & ~q[H.FMASK_Q] & ~EFLAGS_RF
-    q[H.RIP_Q] = q[H.LSTAR_Q] - length & _MASK64
+    regs.set_segment(CS, selector, 0, _LIMIT, _CODE64 if hflags & H.HF_LMA else _CODE32)
+    regs.rflags = flags & ~EFLAGS_RF
+    q[H.RIP_Q] = target - length & _MASK64
 
 
 def sysenter(cpu: Vcpu) -> None:

@@ -199,6 +199,7 @@ class Vcpu:
         self._stop_at = -1  # the instruction counter when a hook asked to stop
         self._kicked = False
         self._failure: BaseException | None = None
+        self._deferred: list[Callable[[], None]] = []
         self._stepping = False
         self._step_tf = 0
         self._step_dr6 = 0
@@ -347,17 +348,27 @@ class Vcpu:
         self.intercepts.program()
 
     def init(self) -> None:
-        """Do what an INIT does (SDM 3A table 9-1): reset, but TSC, MSRs and FPU stay; then wait."""
+        """Do what an INIT does (SDM 3A table 9-1): reset, but TSC, MSRs and FPU stay.
+
+        The boot processor then starts in the firmware, the others wait for a SIPI. From a hook of
+        this processor's own it happens behind the instruction.
+        """
+        if self._running:
+            self._deferred.append(self.init)
+            self.leave()
+            return
         q = self.hidden.q
         kept = {word: q[word] for word in (*range(H.SYSENTER_CS_D // 2, H.PAT_Q + 1), H.XCR0_Q)}
         self.set_state(CpuState.reset())
         for word, value in kept.items():
             q[word] = value
-        self.halted = True
-        self.waits_for_sipi = True
+        self.halted = self.waits_for_sipi = self.index != 0
 
     def sipi(self, vector: int) -> None:
         """Start in real mode at `vector << 12` if an INIT came before, else do nothing."""
+        if self._running:
+            self._deferred.append(lambda: self.sipi(vector))
+            return
         if not self.waits_for_sipi:
             return
         self.waits_for_sipi = False
@@ -404,10 +415,12 @@ class Vcpu:
     def forget_code_frames(self) -> None:
         """Note that the engine has dropped TLB entries by itself."""
         self._code_frames.clear()
+        self.linear.flush()
 
     def flush_tlb(self) -> None:
         """Empty the TLB; also inside hooks. 1.4 us."""
         self._code_frames.clear()
+        self.linear.flush()
         self._fills_left = self._state.words[_LEFT] = self._fills_between_flushes
         raw.flush_tlb(self._handle)
 
@@ -951,6 +964,8 @@ class Vcpu:
             self.halted = not self.can_wake
         self._kicked = False
         self.executed += count
+        while self._deferred:
+            self._deferred.pop(0)()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
