@@ -81,8 +81,8 @@ class Disk(Protocol):
     def sectors(self) -> int:
         """The number of sectors."""
 
-    def read_sectors(self, lba: int, count: int) -> bytes:
+    def read(self, lba: int, count: int) -> bytes:
         """Return `count` sectors from `lba` on."""
 
-    def write_sectors(self, lba: int, data: bytes) -> None:
+    def write(self, lba: int, data: bytes) -> None:
         """Replace the sectors from `lba` on by `data`."""

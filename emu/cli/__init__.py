@@ -127,6 +127,9 @@ def _explain(error: Exception) -> int:
         import traceback
 
         traceback.print_exception(error)
+    if isinstance(error, ImportError):
+        say(f"{error}: is shadowcorn installed with all that it depends on (pip install .)?")
+        return EXIT_INTERNAL
     if isinstance(error, (KernelError, UsageError)) or _is_the_users(error):
         say(str(error))
         return EXIT_USAGE

@@ -74,30 +74,39 @@ def _from_disk(options: RunOptions) -> Kernel:
         path = options.floppies[0]
         return Kernel(read_file(path, "floppy image"), path, drive=0)
     first = min(options.drives, key=lambda drive: drive.index)
-    with open_disk(first.path) as file:
-        return Kernel(file.read(512), first.path)
+    return Kernel(read_file(first.path, "disk image"), first.path)
 
 
-def open_disk(path: str) -> Any:
-    """Open a disk image for reading; raises KernelError."""
-    try:
-        return Path(path).open("rb")
-    except OSError as error:
-        raise KernelError(f"could not open disk '{path}': {error.strerror or error}") from error
-
-
-def modules(options: RunOptions) -> list[Module]:
-    """Return the files of -initrd: "file args", with commas between."""
+def modules(options: RunOptions, image: bytes | None) -> list[Module]:
+    """Return the files of -initrd: "file args" with commas between, or Linux's one file."""
     from emu.boot import Module
+    from emu.boot.linux import is_linux
 
-    found = []
-    for entry in split_commas(options.initrd) if options.initrd else ():
+    found: list[Module] = []
+    if not options.initrd:
+        return found
+    if image is not None and is_linux(image):
+        return [Module(read_file(options.initrd, "initrd"), options.initrd)]
+    for entry in split_commas(options.initrd):
         text = entry.lstrip()
         path = text.partition(" ")[0]
         if not path:
             raise UsageError(f"-initrd {options.initrd!r} names no file")
         found.append(Module(read_file(path, "initrd"), text))
     return found
+
+
+def start_time(base: str | None) -> int | None:
+    """Return what `-rtc base=` says in seconds since 1970; a date without a zone is UTC."""
+    if base is None:
+        return None
+    from datetime import datetime, timezone
+
+    try:
+        when = datetime.fromisoformat(base)
+    except ValueError:
+        raise UsageError(f"-rtc base={base}: a date as 2024-01-31T12:00:00 is wanted") from None
+    return int((when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp())
 
 
 def cpu_features(options: RunOptions, warn: Callable[[str], None]) -> dict[str, bool]:
@@ -143,6 +152,7 @@ def make_machine(
         serial=serial,
         debugcons=debugcon,
         debug_exit=(debug_exit.iobase, debug_exit.iosize) if debug_exit else None,
+        start_time=start_time(options.rtc),
     )
     optional: dict[str, Any] = {}
     if options.shadow_pages is not None:
@@ -154,7 +164,7 @@ def make_machine(
         mmu=options.mmu,
         memory=options.memory or kernel.memory,
         append=options.append,
-        modules=modules(options),
+        modules=modules(options, kernel.image),
         cpus=options.cpus,
         cpu_features=cpu_features(options, warn),
         audit=options.audit,

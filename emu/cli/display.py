@@ -10,6 +10,7 @@ the three systems understands (Windows since version 10), so no library is neede
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -88,7 +89,8 @@ class ScreenThread:
         """Print the screen as it is now, in place of what was drawn, unless it is blank."""
         rows = trimmed(self._screen.rows)
         if not self._whole and self._shown and self._may_redraw():
-            self._redraw(rows)
+            if rows != self._shown:
+                self._redraw(rows)
         elif rows:
             _write(self._stream, "\n".join(rows) + "\n")
 
@@ -110,7 +112,8 @@ class ScreenThread:
             _write(self._stream, f"\x1b[{where[0] + 1};{where[1] + 1}H")
 
     def _redraw(self, rows: list[str]) -> None:
-        if rows == self._shown:
+        height = shutil.get_terminal_size().lines
+        if rows == self._shown or len(rows) >= height:  # what has scrolled off cannot be redrawn
             return
         up = f"\x1b[{len(self._shown)}A" if self._shown else ""
         _write(self._stream, up + "".join(f"{row}\x1b[K\n" for row in rows) + "\x1b[J")

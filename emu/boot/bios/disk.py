@@ -80,11 +80,11 @@ class MemoryDisk:
         """The number of sectors."""
         return len(self.data) // SECTOR
 
-    def read_sectors(self, lba: int, count: int) -> bytes:
+    def read(self, lba: int, count: int) -> bytes:
         """Return `count` sectors from `lba` on."""
         return bytes(self.data[lba * SECTOR : (lba + count) * SECTOR])
 
-    def write_sectors(self, lba: int, data: bytes) -> None:
+    def write(self, lba: int, data: bytes) -> None:
         """Replace the sectors from `lba` on by `data`."""
         self.data[lba * SECTOR : lba * SECTOR + len(data)] = data
 
@@ -161,10 +161,10 @@ class Disks:
         if lba is None or not count or lba + count > disk.sectors:
             return _NOT_FOUND
         if how == "read":
-            call.memory.write_block(gpa, disk.read_sectors(lba, count), "device")
+            call.memory.write_block(gpa, disk.read(lba, count), "device")
         elif how == "write":
             try:
-                disk.write_sectors(lba, call.memory.read_block(gpa, count * SECTOR))
+                disk.write(lba, call.memory.read_block(gpa, count * SECTOR))
             except OSError:
                 return _WRITE_PROTECTED
         return _OK

@@ -342,16 +342,16 @@ def test_read_by_chs(rig, disk):
     regs = rig.call(0x13, ax=0x0202, bx=0x400, cx=0x0105, dx=0x0380)  # cylinder 1, head 3, sector 5
     assert (regs.rflags & CF, regs.rax) == (0, 0x0002)
     lba = (1 * 16 + 3) * 63 + 4
-    assert rig.memory.read_block(0x10400, 1024) == disk.read_sectors(lba, 2)
+    assert rig.memory.read_block(0x10400, 1024) == disk.read(lba, 2)
 
 
 def test_write_by_chs_and_lba(rig, disk):
     rig.memory.write_block(0x10400, b"w" * 1024, "guest")
     assert not rig.call(0x13, ax=0x0301, bx=0x400, cx=0x0002, dx=0x80).rflags & CF
-    assert disk.read_sectors(1, 1) == b"w" * 512
+    assert disk.read(1, 1) == b"w" * 512
     packet(rig, 2, 7)
     assert not rig.call(0x13, ax=0x4300, si=0x50, dx=0x80).rflags & CF
-    assert disk.read_sectors(7, 2) == b"w" * 1024
+    assert disk.read(7, 2) == b"w" * 1024
 
 
 def packet(rig, count, lba, size=16):
@@ -362,7 +362,7 @@ def packet(rig, count, lba, size=16):
 def test_read_by_lba(rig, disk):
     packet(rig, 3, 100)
     assert not rig.call(0x13, ax=0x4200, si=0x50, dx=0x80).rflags & CF
-    assert rig.memory.read_block(0x10400, 1536) == disk.read_sectors(100, 3)
+    assert rig.memory.read_block(0x10400, 1536) == disk.read(100, 3)
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ def test_disk_errors(rig, disk, regs, status):
 
 def test_read_only_disk(rig):
     class ReadOnly(MemoryDisk):
-        def write_sectors(self, lba, data):
+        def write(self, lba, data):
             raise OSError
 
     rig.bios.insert(0x80, ReadOnly(bytes(4096)))
