@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An ATA channel with up to two disks, by programmed I/O (T13/1410D, ATA-6).
+
+A command sets BSY and does its work `ACCESS_NS` later, so that a driver that waits for the
+interrupt has gone to wait before it comes. There is no DMA: IDENTIFY says so, and its commands
+abort. A drive that is not there reads as zeros and takes no commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from emu.clock import Clock, Event
+from emu.devices import ide_registers as R
+from emu.devices.bus import IrqLine, LogOnce
+from emu.devices.disk import SECTOR_SIZE, Disk
+from emu.devices.ide_identify import MAX_MULTIPLE, Geometry, identify
+from emu.devices.ide_registers import Drive, IdeState
+
+__all__ = ["ACCESS_NS", "IdeChannel"]
+
+# From a command, or the end of one block of data, to the next block: a drive with a good cache.
+ACCESS_NS = 5_000
+
+
+class IdeChannel:
+    """One channel: ports `base` to `base + 7` (width 4) and `control`."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        irq: IrqLine,
+        master: Disk | None,
+        slave: Disk | None = None,
+        *,
+        base: int = 0x1F0,
+        control: int = 0x3F6,
+    ) -> None:
+        """Raise `irq` (IRQ 14; 15 for the secondary channel at 0x170 and 0x376)."""
+        self._clock = clock
+        self._irq = irq
+        self._base = base
+        self._control = control
+        self._log = LogOnce("ide")
+        self._event: Event | None = None
+        self._active: Drive | None = None  # whose command goes on, whichever is selected now
+        self._drives = [
+            Drive(disk, Geometry.of(disk.sectors)) if disk is not None else None
+            for disk in (master, slave)
+        ]
+        self._commands = self._command_table()
+        self.state = IdeState()
+        self.reset()
+
+    @property
+    def ports(self) -> tuple[tuple[int, int, int], ...]:
+        """First and last port, and width, of what to put on the bus."""
+        return (self._base, self._base + 7, 4), (self._control, self._control, 1)
+
+    def reset(self) -> None:
+        """Reset the channel and both drives, as power-on does."""
+        for drive in self._drives:
+            if drive is not None:
+                drive.multiple = 0
+                drive.geometry = Geometry.of(drive.disk.sectors)
+        self.state = IdeState()
+        self._cancel()
+        self._sign()
+        self._update_irq()
+
+    def _drive(self) -> Drive | None:
+        return self._drives[bool(self.state.registers[R.DEVICE] & R.DEVICE_SLAVE)]
+
+    # Ports.
+
+    def read(self, port: int, size: int) -> int:
+        """Read data (any width) or registers."""
+        if port == self._base:
+            return self._read_data(size)
+        return sum(self._read_register(port + n) << 8 * n for n in range(size))
+
+    def _read_register(self, port: int) -> int:
+        state = self.state
+        if self._drive() is None:
+            return 0
+        register = port - self._base
+        if port == self._control:
+            return state.status
+        if register == R.STATUS_COMMAND:
+            state.interrupt = False
+            self._update_irq()
+            return state.status
+        if register == R.ERROR_FEATURES:
+            return state.error
+        if state.control & R.CONTROL_HIGH_ORDER and register != R.DEVICE:
+            return state.high_order[register]
+        return state.registers[register]
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """Write data (any width) or registers."""
+        if port == self._base:
+            self._write_data(value.to_bytes(size, "little"))
+            return
+        for n in range(size):
+            self._write_register(port + n, value >> 8 * n & 0xFF)
+
+    def _write_register(self, port: int, value: int) -> None:
+        state = self.state
+        if port == self._control:
+            self._write_control(value)
+            return
+        state.control &= ~R.CONTROL_HIGH_ORDER
+        if state.status & R.STATUS_BUSY:
+            return
+        register = port - self._base
+        if register == R.STATUS_COMMAND:
+            self._start(value)
+        else:
+            state.high_order[register] = state.registers[register]
+            state.registers[register] = value
+
+    def _write_control(self, value: int) -> None:
+        state = self.state
+        rising = value & ~state.control & R.CONTROL_RESET
+        falling = state.control & ~value & R.CONTROL_RESET
+        state.control = value
+        if rising:
+            self._cancel()
+            state.status = R.STATUS_BUSY
+            state.interrupt = False
+        elif falling:
+            self._later(self._reset_done)
+        self._update_irq()
+
+    def _reset_done(self) -> None:
+        for drive in self._drives:
+            if drive is not None:
+                drive.multiple = 0
+        self._sign()
+        self.state.status = R.STATUS_READY
+
+    def _sign(self) -> None:
+        """Put the signature of a disk into the registers (9.12)."""
+        state = self.state
+        state.registers = [0, 0, 1, 1, 0, 0, 0, 0]
+        state.high_order = [0] * 8
+        state.error = R.DIAGNOSTIC_PASSED
+
+    # Time and interrupts.
+
+    def _later(self, action: Callable[[], None]) -> None:
+        self._clock.cancel(self._event)
+        self._event = self._clock.at(self._clock.now + ACCESS_NS, action)
+
+    def _cancel(self) -> None:
+        self._clock.cancel(self._event)
+        self._event = None
+        self.state.buffer = bytearray()
+        self.state.position = self.state.left = 0
+
+    def _interrupt(self) -> None:
+        self.state.interrupt = True
+        self._update_irq()
+
+    def _update_irq(self) -> None:
+        state = self.state
+        self._irq(state.interrupt and not state.control & R.CONTROL_NO_INTERRUPT)
+
+    def _done(self) -> None:
+        """End a command well."""
+        self.state.status = R.STATUS_READY
+        self._interrupt()
+
+    def _fail(self, error: int = R.ERROR_ABORTED) -> None:
+        """End a command badly."""
+        state = self.state
+        state.error = error
+        state.status = R.STATUS_READY | R.STATUS_ERROR
+        state.buffer = bytearray()
+        state.position = state.left = 0
+        self._interrupt()
+
+    # Commands.
+
+    def _command_table(self) -> dict[int, Callable[[Drive], None]]:
+        done: dict[int, Callable[[Drive], None]] = dict.fromkeys(
+            # FLUSH CACHE (EXT), IDLE, STANDBY, SLEEP and their kin: nothing to be done.
+            (0xE7, 0xEA, *range(0xE0, 0xE4), 0xE6, *range(0x94, 0x98), 0x99),
+            lambda drive: self._done(),
+        )
+        recalibrate = dict.fromkeys(range(0x10, 0x20), lambda drive: self._done())
+        return {
+            **done,
+            **recalibrate,
+            0x20: lambda drive: self._read(drive, 1),
+            0x21: lambda drive: self._read(drive, 1),
+            0x24: lambda drive: self._read(drive, 1, extended=True),
+            0x29: lambda drive: self._read(drive, drive.multiple, extended=True),
+            0x30: lambda drive: self._write(drive, 1),
+            0x31: lambda drive: self._write(drive, 1),
+            0x34: lambda drive: self._write(drive, 1, extended=True),
+            0x39: lambda drive: self._write(drive, drive.multiple, extended=True),
+            0x40: lambda drive: self._verify(drive),
+            0x41: lambda drive: self._verify(drive),
+            0x42: lambda drive: self._verify(drive, extended=True),
+            0x90: lambda drive: self._diagnose(),
+            0x91: self._set_geometry,
+            0xC4: lambda drive: self._read(drive, drive.multiple),
+            0xC5: lambda drive: self._write(drive, drive.multiple),
+            0xC6: self._set_multiple,
+            0xE5: self._check_power,
+            0x98: self._check_power,
+            0xEC: self._identify,
+            0xEF: self._set_features,
+            0xF8: self._native_maximum,
+            0x27: lambda drive: self._native_maximum(drive, extended=True),
+        }
+
+    def _start(self, command: int) -> None:
+        state = self.state
+        if self._drive() is None:
+            return
+        state.command = command
+        state.interrupt = False
+        state.error = 0
+        state.status = R.STATUS_BUSY
+        self._update_irq()
+        self._later(self._execute)
+
+    def _execute(self) -> None:
+        drive = self._active = self._drive()
+        handler = self._commands.get(self.state.command)
+        if drive is None or handler is None:
+            self._log(self.state.command, "unknown command %#x", self.state.command)
+            self._fail()
+        else:
+            handler(drive)
+
+    def _diagnose(self) -> None:
+        self._sign()
+        self._done()
+
+    def _set_geometry(self, drive: Drive) -> None:
+        registers = self.state.registers
+        if registers[R.COUNT] == 0:
+            self._fail()
+            return
+        heads = (registers[R.DEVICE] & R.DEVICE_HEAD) + 1
+        drive.geometry = Geometry.of(drive.disk.sectors, heads, registers[R.COUNT])
+        self._done()
+
+    def _set_multiple(self, drive: Drive) -> None:
+        count = self.state.registers[R.COUNT]
+        if count > MAX_MULTIPLE or count & count - 1:
+            self._fail()
+        else:
+            drive.multiple = count
+            self._done()
+
+    def _check_power(self, drive: Drive) -> None:
+        self.state.registers[R.COUNT] = 0xFF  # active or idle
+        self._done()
+
+    def _set_features(self, drive: Drive) -> None:
+        features, count = self.state.registers[R.ERROR_FEATURES], self.state.registers[R.COUNT]
+        # Transfer modes: PIO 0 to 4. Write cache, look-ahead and defaults: as good as done.
+        good = (
+            count in (0, 1, *range(8, 13))
+            if features == 0x03
+            else (features in (0x02, 0x82, 0x55, 0xAA, 0x66, 0xCC))
+        )
+        if good:
+            self._done()
+        else:
+            self._fail()
+
+    def _native_maximum(self, drive: Drive, extended: bool = False) -> None:
+        limit = 1 << (48 if extended else 28)
+        R.store_address(self.state, min(drive.disk.sectors, limit) - 1, extended)
+        self._done()
+
+    def _identify(self, drive: Drive) -> None:
+        state = self.state
+        slave = drive is self._drives[1]
+        words = identify(drive.disk.sectors, drive.geometry, drive.multiple, slave)
+        state.buffer = bytearray(b"".join(word.to_bytes(2, "little") for word in words))
+        state.position = state.left = 0
+        state.writing = False
+        state.status = R.STATUS_READY | R.STATUS_DATA
+        self._interrupt()
+
+    # Transfers (9.5, 9.6: PIO data-in and data-out).
+
+    def _begin(self, drive: Drive, block: int, extended: bool) -> bool:
+        state = self.state
+        if block == 0:  # READ or WRITE MULTIPLE without SET MULTIPLE
+            self._fail()
+            return False
+        place = R.decode_address(state, drive, extended)
+        if place is None:
+            self._fail(R.ERROR_NO_SECTOR)
+            return False
+        state.sector, state.left = place
+        state.block = block
+        return True
+
+    def _verify(self, drive: Drive, extended: bool = False) -> None:
+        if self._begin(drive, 1, extended):
+            self.state.left = 0
+            self._done()
+
+    def _read(self, drive: Drive, block: int, extended: bool = False) -> None:
+        if self._begin(drive, block, extended):
+            self.state.writing = False
+            self._read_block()
+
+    def _read_block(self) -> None:
+        state, drive = self.state, self._active
+        if drive is None:
+            self._fail()
+            return
+        count = min(state.block, state.left)
+        try:
+            state.buffer = bytearray(drive.disk.read(state.sector, count))
+        except OSError as error:
+            self._log(("read", state.sector), "sector %d: %s", state.sector, error)
+            self._fail(R.ERROR_UNCORRECTABLE)
+            return
+        state.position = 0
+        state.sector += count
+        state.left -= count
+        state.status = R.STATUS_READY | R.STATUS_DATA
+        self._interrupt()
+
+    def _write(self, drive: Drive, block: int, extended: bool = False) -> None:
+        if not self._begin(drive, block, extended):
+            return
+        if drive.disk.read_only:
+            self._fail()
+            return
+        self.state.writing = True
+        self._await_block()  # the first block is asked for without an interrupt
+
+    def _await_block(self) -> None:
+        state = self.state
+        state.buffer = bytearray(min(state.block, state.left) * SECTOR_SIZE)
+        state.position = 0
+        state.status = R.STATUS_READY | R.STATUS_DATA
+
+    def _store_block(self) -> None:
+        state, drive = self.state, self._active
+        if drive is None:
+            self._fail()
+            return
+        count = len(state.buffer) // SECTOR_SIZE
+        try:
+            drive.disk.write(state.sector, bytes(state.buffer))
+        except OSError as error:
+            self._log(("write", state.sector), "sector %d: %s", state.sector, error)
+            self._fail(R.ERROR_UNCORRECTABLE)
+            return
+        state.sector += count
+        state.left -= count
+        if state.left:
+            self._await_block()
+            self._interrupt()
+        else:
+            self._finish()
+            self._done()
+
+    def _finish(self) -> None:
+        """Leave the registers as a finished transfer does: the last sector, nothing left."""
+        state = self.state
+        extended = state.command in (0x24, 0x29, 0x34, 0x39)
+        state.registers[R.COUNT] = state.high_order[R.COUNT] = 0
+        R.store_address(state, state.sector - 1, extended)
+        state.buffer = bytearray()
+        state.position = 0
+
+    def _read_data(self, size: int) -> int:
+        state = self.state
+        if not state.status & R.STATUS_DATA or state.writing or self._drive() is None:
+            return (1 << 8 * size) - 1
+        start = state.position
+        state.position += size
+        value = int.from_bytes(state.buffer[start : start + size], "little")
+        if state.position >= len(state.buffer):
+            if state.left:
+                state.status = R.STATUS_BUSY
+                self._later(self._read_block)
+            else:
+                if state.command != 0xEC:
+                    self._finish()
+                state.status = R.STATUS_READY
+        return value
+
+    def _write_data(self, data: bytes) -> None:
+        state = self.state
+        if not state.status & R.STATUS_DATA or not state.writing or self._drive() is None:
+            return
+        room = len(state.buffer) - state.position
+        data = data[:room]
+        state.buffer[state.position : state.position + len(data)] = data
+        state.position += len(data)
+        if state.position >= len(state.buffer):
+            state.status = R.STATUS_BUSY
+            self._later(self._store_block)
