@@ -127,6 +127,15 @@ _TABLE = (
         "boot_sector.bin",
         boot="sector",
     ),
+    Guest(
+        "smp_boot",
+        "processors in real mode, 32-bit, PAE and long mode at once",
+        "INIT and SIPI out of every mode; tables shared between modes and edited by each of "
+        "them, real mode included, under all the others; locked increments",
+        "smp_boot.elf",
+        cpus=(1, 2, 4, 8),
+        needs_smp=True,
+    ),
 )
 
 GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}
