@@ -221,6 +221,11 @@ class Memory:
 
     def read_block(self, gpa: int, size: int) -> bytes:
         """Return ``size`` bytes at ``gpa``, over any number of slots; devices see byte reads."""
+        recent = self._recent
+        if recent is not None and recent.device is None:
+            first = gpa - recent.gpa
+            if first >= 0 and first + size <= recent.size:
+                return bytes(recent.view[first : first + size])
         parts = []
         for slot, start, length in self._pieces(gpa, size):
             if slot is None:

@@ -13,6 +13,7 @@ Not emulated: limit checks of stack segments (the engine has none either), CET s
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from emu.cpu import hidden as H
@@ -44,7 +45,7 @@ from emu.cpu.registers import (
     TR,
     Registers,
 )
-from mmu.arch import ACCESS_IMPLICIT, ACCESS_USER
+from mmu.arch import ACCESS_IMPLICIT, ACCESS_USER, ACCESS_WRITE
 
 __all__ = ["Delivery", "Descriptor", "check_io_permission"]
 
@@ -73,6 +74,16 @@ class Descriptor(NamedTuple):
         return self.flags >> DESC_DPL_SHIFT & 3
 
 
+@lru_cache(maxsize=64)
+def _decode_descriptor(selector: int, word: int, address: int) -> Descriptor:
+    """Decode a code or data descriptor (SDM 3A figure 3-8); a kernel uses a handful of them."""
+    flags = word >> 32
+    limit = word & 0xFFFF | flags & 0xF_0000
+    if flags & DESC_G:
+        limit = limit << 12 | 0xFFF
+    return Descriptor(selector, word >> 16 & 0xFF_FFFF | flags & 0xFF00_0000, limit, flags, address)
+
+
 class _Gate(NamedTuple):
     kind: int
     selector: int
@@ -80,6 +91,19 @@ class _Gate(NamedTuple):
     ist: int
     dpl: int
     present: bool
+
+
+@lru_cache(maxsize=512)
+def _decode_gate_64(word: int, high: int) -> _Gate:
+    """Decode a gate of the 64-bit IDT (SDM 3A figure 6-8)."""
+    return _Gate(
+        kind=word >> 40 & 0x1F,
+        selector=word >> 16 & 0xFFFF,
+        offset=word & 0xFFFF | word >> 32 & 0xFFFF_0000 | high << 32,
+        ist=word >> 32 & 7,
+        dpl=word >> 45 & 3,
+        present=bool(word >> 47 & 1),
+    )
 
 
 class Delivery:
@@ -154,9 +178,7 @@ class Delivery:
         entry = linear.read(table.base + at & 0xFFFF_FFFF, 4)
         flags = regs.rflags
         stack = _Stack(linear, regs.segment_base(SS), regs.rsp, self._stack_mask(), 2)
-        stack.push(flags)
-        stack.push(regs.segment_selector(CS))
-        stack.push(regs.rip)
+        stack.push(flags, regs.segment_selector(CS), regs.rip)
         linear.commit()
         regs.rsp = stack.pointer_in(regs.rsp)
         selector = entry >> 16
@@ -190,18 +212,17 @@ class Delivery:
             pointer, stack_segment = self._inner_stack(cpl, ext)
             mask = 0xFFFF_FFFF if stack_segment.flags & DESC_B else 0xFFFF
             stack = _Stack(linear, stack_segment.base, pointer, mask, width, ext)
+            above = [regs.segment_selector(SS), regs.rsp]
             if old_flags & EFLAGS_VM:
-                for number in (GS, FS, DS, ES):
-                    stack.push(regs.segment_selector(number))
-            stack.push(regs.segment_selector(SS))
-            stack.push(regs.rsp)
+                above = [*map(regs.segment_selector, (GS, FS, DS, ES)), *above]
         else:
             if old_flags & EFLAGS_VM or (not code.flags & DESC_C and code.dpl != old_cpl):
                 raise Fault(Vector.GP, gate.selector & 0xFFFC | ext)
             cpl = old_cpl
             stack = _Stack(linear, regs.segment_base(SS), regs.rsp, self._stack_mask(), width, ext)
             stack.access = ACCESS_USER if cpl == 3 else ACCESS_IMPLICIT
-        self._push_frame(stack, event, old_flags)
+            above = []
+        self._push_frame(stack, event, old_flags, *above)
         if not code.flags & DESC_A:
             linear.stage(code.address + 4, 4, code.flags | DESC_A)
         linear.commit()
@@ -218,14 +239,13 @@ class Delivery:
         regs.rip = gate.offset
         self._new_flags(old_flags, gate)
 
-    def _push_frame(self, stack: _Stack, event: Event, flags: int) -> None:
+    def _push_frame(self, stack: _Stack, event: Event, flags: int, *above: int) -> None:
+        """Push what an IRET will pop, the values of `above` first, and the error code."""
         if event.source is Source.EXCEPTION and event.vector in FAULT_CLASS:
             flags |= EFLAGS_RF
-        stack.push(flags)
-        stack.push(self._regs.segment_selector(CS))
-        stack.push(self._regs.rip)
-        if event.error_code is not None:
-            stack.push(event.error_code)
+        regs = self._regs
+        frame = (*above, flags, regs.segment_selector(CS), regs.rip)
+        stack.push(*frame if event.error_code is None else (*frame, event.error_code))
 
     def _new_flags(self, flags: int, gate: _Gate) -> None:
         flags &= ~_FRAME_FLAGS
@@ -283,13 +303,7 @@ class Delivery:
         address = base + index
         if not regs.efer & _EFER_LMA:
             address &= 0xFFFF_FFFF
-        word = self._linear.read(address, 8)
-        flags = word >> 32
-        segment_limit = word & 0xFFFF | flags & 0xF_0000
-        if flags & DESC_G:
-            segment_limit = segment_limit << 12 | 0xFFF
-        segment_base = word >> 16 & 0xFF_FFFF | flags & 0xFF00_0000
-        return Descriptor(selector, segment_base, segment_limit, flags, address)
+        return _decode_descriptor(selector, self._linear.read(address, 8), address)
 
     def _inner_stack(self, cpl: int, ext: int) -> tuple[int, Descriptor]:
         """Return stack pointer and segment for level `cpl` from the TSS (SDM 3A 6.12.1)."""
@@ -330,20 +344,9 @@ class Delivery:
         if vector * 16 + 15 > table.limit:
             raise Fault(Vector.GP, error | ext)
         at = table.base + vector * 16
-        word = linear.read(at, 8)
-        kind = word >> 40 & 0x1F
-        if kind not in _GATE_TYPES_64:
+        gate = _decode_gate_64(linear.read(at, 8), linear.read(at + 8, 4))
+        if gate.kind not in _GATE_TYPES_64:
             raise Fault(Vector.GP, error | ext)
-        offset = word & 0xFFFF | word >> 32 & 0xFFFF_0000
-        offset |= (linear.read(at + 8, 4)) << 32
-        gate = _Gate(
-            kind,
-            word >> 16 & 0xFFFF,
-            offset,
-            word >> 32 & 7,
-            word >> 45 & 3,
-            bool(word >> 47 & 1),
-        )
         self._check_gate(event, gate, error, ext)
         old_cpl = regs.cpl
         code = self._code_segment(gate.selector, old_cpl, ext)
@@ -363,9 +366,7 @@ class Delivery:
         # Code at CPL 3 reached from CPL 3 pushes as the user that it is.
         access = ACCESS_USER if cpl == 3 else ACCESS_IMPLICIT
         stack = _Stack(linear, 0, pointer & ~0xF, (1 << 64) - 1, 8, ext, access)
-        stack.push(regs.segment_selector(SS))
-        stack.push(regs.rsp)
-        self._push_frame(stack, event, old_flags)
+        self._push_frame(stack, event, old_flags, regs.segment_selector(SS), regs.rsp)
         if not code.flags & DESC_A:
             linear.stage(code.address + 4, 4, code.flags | DESC_A)
         linear.commit()
@@ -407,14 +408,31 @@ class _Stack:
         self.pointer = pointer & mask
         self.access = access
 
-    def push(self, value: int) -> None:
-        """Stage one value."""
-        self.pointer = self.pointer - self._width & self._mask
-        address = self._base + self.pointer
+    def push(self, *values: int) -> None:
+        """Stage values, the first one at the highest address."""
+        width = self._width
+        size = width * len(values)
+        bottom = self._base + self.pointer - size
+        no_wrap = size <= self.pointer and (width == 8 or bottom + size <= 1 << 32)
+        if not no_wrap or bottom & 0xFFF > 0x1000 - size:
+            for value in values:
+                self.pointer = self.pointer - width & self._mask
+                self._stage(self._base + self.pointer, width, value)
+            return
+        # All in one page. The first push is the one that would fault.
+        self.pointer -= size
+        whole, mask = 0, (1 << 8 * width) - 1
+        for value in values:
+            whole = whole << 8 * width | value & mask
+        self._stage(bottom, size, whole, bottom + size - width)
+
+    def _stage(self, address: int, size: int, value: int, first: int | None = None) -> None:
         if self._width < 8:
             address &= 0xFFFF_FFFF
         try:
-            self._linear.stage(address, self._width, value, self.access, Vector.SS)
+            if first is not None:
+                self._linear.physical(first, self.access | ACCESS_WRITE, Vector.SS)
+            self._linear.stage(address, size, value, self.access, Vector.SS)
         except Fault as fault:
             if fault.vector == Vector.SS:
                 raise Fault(Vector.SS, self._ext) from None

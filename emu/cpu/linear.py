@@ -9,7 +9,7 @@ delivery faults half-way has changed no memory.
 from __future__ import annotations
 
 from emu.cpu.faults import Fault, Vector
-from mmu.api import FRAME_MASK, Mmu, NotCanonical
+from mmu.api import FRAME_MASK, MAP_EXEC, MAP_TRAP, Mmu, NotCanonical
 from mmu.arch import ACCESS_FETCH, ACCESS_IMPLICIT, ACCESS_USER, ACCESS_WRITE
 from mmu.memory import Memory
 
@@ -23,6 +23,11 @@ class LinearMemory:
     """The linear address space of one vCPU, for the processor's own accesses.
 
     Addresses are 64-bit in 64-bit mode and else 32-bit; the caller truncates.
+
+    What is translated is kept until the vCPU's TLB is emptied, as a TLB would: for each page and
+    kind of access its frame, and the bytes of the frame where they can be read or written without
+    telling anybody: RAM, and for writes RAM that the MMU has granted without a trap or a check for
+    translated code.
     """
 
     def __init__(self, index: int, mmu: Mmu, memory: Memory) -> None:
@@ -31,41 +36,52 @@ class LinearMemory:
         self._index = index
         self._translate = mmu.translate
         self._memory = memory
-        self._pages: dict[tuple[int, int], int] = {}
-        self._writes: list[tuple[int, int, int]] = []
+        self._frames: dict[int, int] = {}  # page << 10 | access -> frame address
+        self._views: dict[int, memoryview] = {}  # the same -> its bytes
+        self._writes: list[tuple[int, int, int, memoryview | None]] = []
 
     def begin(self) -> None:
         """Forget uncommitted writes: call before each use."""
-        self._writes.clear()
+        if self._writes:
+            self._writes.clear()
         if not self._sees_flushes:
-            self._pages.clear()
+            self.flush()
 
     def flush(self) -> None:
         """Forget what was translated, because the vCPU's TLB is emptied.
 
-        Translations are kept as long as a TLB would keep them, and no longer: the MMU counts on
-        it that what it granted is gone after a flush.
+        The MMU counts on it that what it granted is gone after a flush.
         """
-        self._pages.clear()
+        self._frames.clear()
+        self._views.clear()
 
     def physical(self, gva: int, access: int, vector: int = Vector.GP) -> int:
         """Return the guest-physical address, or raise Fault: #PF, or `vector` if not canonical."""
-        key = (gva >> 12, access)
-        frame = self._pages.get(key)
+        key = (gva >> 12) << 10 | access
+        frame = self._frames.get(key)
         if frame is None:
             answer = self._translate(self._index, gva, access)
-            if isinstance(answer, int):
-                frame = answer & FRAME_MASK
-                self._pages[key] = frame
-            elif isinstance(answer, NotCanonical):
+            if isinstance(answer, NotCanonical):
                 raise Fault(vector, 0)
-            else:
+            if not isinstance(answer, int):
                 raise Fault(Vector.PF, answer.error_code, gva)
+            frame = self._frames[key] = answer & FRAME_MASK
+            told = MAP_TRAP | MAP_EXEC if access & ACCESS_WRITE else MAP_TRAP
+            table = self._memory.table64(frame >> 12)
+            if table is not None and not answer & told:
+                self._views[key] = table.cast("B")
         return frame | gva & _PAGE
 
     def read(self, gva: int, size: int, access: int = ACCESS_IMPLICIT) -> int:
-        """Read `size` bytes (1, 2, 4, 8), by default as an implicit supervisor access."""
-        if gva & _PAGE <= 0x1000 - size:
+        """Read `size` bytes (1, 2, 4, 8), by default as an implicit supervisor access.
+
+        0.3 us where the page was read since the last flush.
+        """
+        offset = gva & _PAGE
+        view = self._views.get((gva >> 12) << 10 | access)
+        if view is not None and offset <= 0x1000 - size:
+            return int.from_bytes(view[offset : offset + size], "little")
+        if offset <= 0x1000 - size:
             return self._memory.read(self.physical(gva, access), size)
         return int.from_bytes(self.read_block(gva, size, access), "little")
 
@@ -82,33 +98,29 @@ class LinearMemory:
     def stage(
         self, gva: int, size: int, value: int, access: int = ACCESS_IMPLICIT, vector: int = 13
     ) -> None:
-        """Check a write of `size` bytes (2, 4, 8) and keep it for `commit`."""
+        """Check a write of `size` bytes and keep it for `commit`."""
         access |= ACCESS_WRITE
         if gva & _PAGE <= 0x1000 - size:
-            self._writes.append((self.physical(gva, access, vector), size, value))
+            address = self.physical(gva, access, vector)
+            view = self._views.get((gva >> 12) << 10 | access)
+            self._writes.append((address, size, value, view))
             return
         low = 0x1000 - (gva & _PAGE)
         first = self.physical(gva, access, vector)
         second = self.physical(gva + low & _MASK64, access, vector)
-        self._writes.append((first, low, value & (1 << 8 * low) - 1))
-        self._writes.append((second, size - low, value >> 8 * low))
+        self._writes.append((first, low, value & (1 << 8 * low) - 1, None))
+        self._writes.append((second, size - low, value >> 8 * low, None))
 
     def commit(self) -> None:
-        """Perform the staged writes, neighbours together, as the guest's own stores."""
-        writes = self._writes
-        position = 0
-        while position < len(writes):
-            address, size, value = writes[position]
-            position += 1
-            # A stack frame comes from the top down.
-            while position < len(writes) and writes[position][0] + writes[position][1] == address:
-                address, more, low = writes[position]
-                value = value << 8 * more | low & (1 << 8 * more) - 1
-                size += more
-                position += 1
+        """Perform the staged writes as the guest's own stores."""
+        for address, size, value, view in self._writes:
             data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
-            self._memory.write_block(address, data, "processor")
-        writes.clear()
+            if view is not None:
+                offset = address & _PAGE
+                view[offset : offset + size] = data
+            else:
+                self._memory.write_block(address, data, "processor")
+        self._writes.clear()
 
     def read_code(self, gva: int, size: int, user: bool) -> bytes:
         """Return up to `size` bytes of code, fewer where the next page would fault."""

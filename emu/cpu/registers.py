@@ -90,7 +90,7 @@ class Registers:
     `efer`, `dr0` to `dr7`, `pkru`, `gdtr`, `idtr`, `ldtr`, `tr` and the six segment registers.
     """
 
-    __slots__ = ("_b", "_d", "_handle", "_q", "cr8")
+    __slots__ = ("_b", "_d", "_handle", "_q", "_read_flags", "cr8")
 
     rax = _gpr(0)
     rcx = _gpr(1)
@@ -120,6 +120,7 @@ class Registers:
     def __init__(self, handle: int, state: H.HiddenState) -> None:
         """Look at one engine."""
         self._handle = handle
+        self._read_flags = raw.RegisterReader(handle, raw.EFLAGS)
         self._q = state.q
         self._d = state.d
         self._b = state.b
@@ -155,7 +156,7 @@ class Registers:
         if d[H.CC_OP_D] == _CC_OP_EFLAGS:
             lazy = self._q[H.CC_SRC_Q] & _ARITHMETIC | d[H.DF_D] & EFLAGS_DF
             return d[H.EFLAGS_D] & ~_LAZY | lazy | 2
-        return raw.reg_read(self._handle, raw.EFLAGS) | 2
+        return self._read_flags() | 2
 
     @rflags.setter
     def rflags(self, value: int) -> None:
