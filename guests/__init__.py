@@ -136,6 +136,15 @@ _TABLE = (
         cpus=(1, 2, 4, 8),
         needs_smp=True,
     ),
+    Guest(
+        "shootdown",
+        "page tables changed under other processors",
+        "TLB shootdown by interrupt: one page, global pages, many, rights, the directory; a "
+        "page that is hot and writable everywhere becomes a table",
+        "shootdown.elf",
+        cpus=(1, 2, 4, 8),
+        needs_smp=True,
+    ),
 )
 
 GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}
