@@ -32,7 +32,8 @@ SMAP = 56  # not 0: user accesses to pages with a descriptor table go to Python
 BYTES = 64  # code bytes not yet counted, 0 to 3
 FILLS_LEFT = 72  # fills until Python is to look at the TLB's size
 STOPPED = 80  # 1: LIMIT was reached
-STATE_BYTES = 88
+TR_BASE = 88  # another base in TR: Python looks whether a task switch is under way
+STATE_BYTES = 96
 
 _HFLAGS = H.HFLAGS_D * 4
 _CR3 = (H.CR_Q + 3) * 8
@@ -59,7 +60,7 @@ def fill(uc: int, gva: int, kind: int, entry: int, state: int) -> int:
     hflags = load32(env + _HFLAGS)
     user = 1 if hflags & 3 == 3 else 0
     left = load64(state + FILLS_LEFT)
-    python = left == 0
+    python = left == 0 or load64(env + _TR + 8) != load64(state + TR_BASE)
     if kind == 18:
         if load64(env + _CR3) != load64(state + CR3):
             python = True

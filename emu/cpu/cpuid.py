@@ -19,6 +19,7 @@ __all__ = ["ABSENT", "FEATURE_NAMES", "Cpuid", "CpuidResult"]
 # The order of QEMU's feature words (target/i386/cpu.h, FEAT_*).
 F1_EDX, F1_ECX, F7_EBX, F7_ECX, F7_EDX, F7_1_EAX, F81_EDX, F81_ECX = range(8)
 _SVM_WORD = 18
+_XSAVE_COMPONENTS = 21
 
 # name -> (word, bit): those that -cpu may add or take away, and those that we ask about.
 FEATURE_NAMES: dict[str, tuple[int, int]] = {
@@ -161,6 +162,8 @@ class Cpuid:
             at = H.FEATURES_Q + word
             q[at] = (q[at] | _ADD.get(word, 0)) & keep
         q[H.FEATURES_Q + _SVM_WORD] = 0
+        # XCR0: x87, SSE and PKRU, the only states that TCG keeps.
+        q[H.FEATURES_Q + _XSAVE_COMPONENTS] &= 0x203
         for name in ABSENT:
             self.set_feature(name, False)
         self.apic_enabled: Callable[[], bool] = lambda: True

@@ -10,6 +10,7 @@ done. It costs the others nothing, needs no search for opcodes, and an exit take
     MOV from CR0, SMSW      SMSW with a 32-bit register is a 32-bit move; CR4.UMIP
     MOV CR3                 bad PDPTEs, reserved bits; and a reload of the same CR3 is seen
     RDMSR, WRMSR            emu.cpu.msr
+    MOV DR                  only under DR7.GD, and MOV to DR7
     PUSHF                   only in real mode: the image has no RF
     PAUSE                   only with several vCPUs: the vCPU yields
     INVLPG                  noted, then executed natively
@@ -84,13 +85,17 @@ _EXIT_WRITE_CR0 = 0x10
 _EXIT_WRITE_CR3 = 0x13
 _EXIT_WRITE_CR4 = 0x14
 _EXIT_WRITE_CR8 = 0x18
+_EXIT_READ_DR0 = 0x20
+_EXIT_WRITE_DR0 = 0x30
 _EXIT_IDTR_READ = 0x66
 _EXIT_PUSHF = 0x70
 _EXIT_GDTR_READ = 0x67
 _EXIT_LDTR_READ = 0x68
 _EXIT_TR_READ = 0x69
 _UMIP_EXITS = (_EXIT_IDTR_READ, _EXIT_GDTR_READ, _EXIT_LDTR_READ, _EXIT_TR_READ)
+_DR6_BD = 1 << 13
 _DR6_BS = 1 << 14
+_DR7_GD = 1 << 13
 
 
 def _bit(exit_code: int) -> int:
@@ -120,6 +125,7 @@ class Intercepts:
             H.EXIT_INVLPG: self._invlpg,
             H.EXIT_MSR: self._msr,
             H.EXIT_SMI: cpu.finish_abort,
+            **dict.fromkeys(range(_EXIT_READ_DR0, _EXIT_WRITE_DR0 + 8), self._debug_register),
             **dict.fromkeys(_UMIP_EXITS, self._umip),
         }
         cr4 = _CR4_PCE
@@ -144,6 +150,9 @@ class Intercepts:
         if umip:
             wanted |= sum(map(_bit, _UMIP_EXITS))
         self._q[H.INTERCEPT_Q] = wanted
+        guarded = bool(regs.dr7 & _DR7_GD)
+        h[H.INTERCEPT_DR_READ_H] = 0xFF if guarded else 0
+        h[H.INTERCEPT_DR_WRITE_H] = 0xFF if guarded else 1 << 7
         self._d[H.INTERCEPT_EXCEPTIONS_D] = 0xFFFF_FFFF & ~self._cpu.native_exceptions
 
     # --- Finishing an instruction -----------------------------------------------------------
@@ -338,6 +347,17 @@ class Intercepts:
             return
         for exit_code in _UMIP_EXITS:
             self._q[H.INTERCEPT_Q] &= ~_bit(exit_code)
+        self._cpu.begin_step()
+
+    def _debug_register(self) -> None:
+        """Any access under DR7.GD is #DB (SDM 3B 17.2.4); else a write of DR7, which may set GD."""
+        regs = self._cpu.regs
+        if regs.dr7 & _DR7_GD:
+            regs.dr6 |= _DR6_BD
+            self._cpu.deliver(Event(Vector.DB))
+            self.program()
+            return
+        self._h[H.INTERCEPT_DR_WRITE_H] = 0
         self._cpu.begin_step()
 
     def _pushf(self) -> None:

@@ -31,9 +31,12 @@ _PAT_TYPES = frozenset({0, 1, 4, 5, 6, 7})
 _MTRR_CAP = 0x508  # eight variable ranges, fixed ranges, write combining
 
 
-def is_canonical(address: int, cr4: int) -> bool:
-    """Return whether an address is canonical: 57 bits with CR4.LA57, else 48."""
-    shift = 56 if cr4 & 1 << 12 else 47
+def is_canonical(address: int, la57: bool) -> bool:
+    """Return whether an address is canonical for a processor with 57 linear bits, or with 48.
+
+    MSRs take what the processor could use, whatever CR4.LA57 says now (SDM 3A 4.5.1).
+    """
+    shift = 56 if la57 else 47
     return address >> shift in (0, (1 << 64 - shift) - 1)
 
 
@@ -119,8 +122,10 @@ class Msrs:
         mask: int = 0xFFFF_FFFF_FFFF_FFFF,
         check: Callable[[int], None] | None = None,
     ) -> None:
+        la57 = self._cpu.cpuid.has("la57")
+
         def write(value: int) -> None:
-            if value & ~mask or (canonical and not is_canonical(value, self._cpu.regs.cr4)):
+            if value & ~mask or (canonical and not is_canonical(value, la57)):
                 raise Fault(Vector.GP)
             if check is not None:
                 check(value)

@@ -50,6 +50,7 @@ from emu.cpu.registers import (
     EFLAGS_IF,
     EFLAGS_TF,
     EFLAGS_VM,
+    TR,
     Registers,
     attributes_to_flags,
 )
@@ -88,6 +89,7 @@ _CR4_PKE = 1 << 22
 _FILLS_BEFORE_GROWING = 2048
 _MOST_FILLS_BETWEEN_FLUSHES = 1 << 22
 _LEFT = compiled.FILLS_LEFT // 8
+_TR_BASE = compiled.TR_BASE // 8
 _WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17})
 _NATIVE = "native"
 _NOTHING = NotCanonical(0)
@@ -204,6 +206,7 @@ class Vcpu:
         self._step_tf = 0
         self._step_dr6 = 0
         self._dropping = -1
+        self._task_switch: tuple[int, int] | None = None  # (TSS base, RIP of the instruction)
         self._aborted: tuple[Event, bytes] | None = None
         self._refusal: PageFault | NotCanonical | None = None
         self._loaded_cr3 = 0
@@ -462,12 +465,15 @@ class Vcpu:
         fetch, write = raw.FILL_FETCH, raw.FILL_WRITE
         entries: dict[int, memoryview] = {}
         left = self._state.words
+        tr_base = H.TR_D + 2 >> 1
 
         def fill(_uc: int, gva: int, kind: int, entry: int, _data: int) -> bool:
             answer: Answer
             try:
                 if self._aborted is not None:
                     return self._refuse(_NOTHING)
+                if q[tr_base] != left[_TR_BASE]:
+                    self._task_register_changed(kind == fetch)
                 self._fills_left -= 1
                 if self._fills_left <= 0 or left[_LEFT] == 0:
                     self._grow_tlb()
@@ -515,6 +521,32 @@ class Vcpu:
         """Do the CR3 load of a task switch."""
         self.regs.cr3 = value
         self.reload_paging()
+
+    def _task_register_changed(self, fetch: bool) -> None:
+        """Look at a fill that finds another TSS than the one before: LTR, or a task switch.
+
+        Unicorn puts RIP back to the instruction before it calls a fill hook. If a far JMP, CALL or
+        IRET is just switching tasks, RIP and the flags are the new task's already and must be
+        given back to it.
+        """
+        tr = self.regs.segment(TR)
+        switch = (tr.base, self.regs.rip)
+        if not fetch and self._task_switch in (None, switch) and self._is_far_transfer():
+            self._task_switch = switch
+            wide = tr.attributes & 8
+            self.linear.begin()
+            eip = self.linear.read(tr.base + (0x20 if wide else 0x0E), 4 if wide else 2)
+            self.hidden.q[H.RIP_Q] = eip
+            self.hidden.d[H.CC_OP_D] = 1
+            return
+        self._task_switch = None
+        self._state.words[_TR_BASE] = tr.base
+
+    def _is_far_transfer(self) -> bool:
+        code = self.read_code(15)
+        code = code[length_of_prefixes(code, self.bits) :]
+        far_indirect = code[:1] == b"\xff" and code[1] >> 3 & 7 in (3, 5)
+        return code[:1] in (b"\x9a", b"\xcf", b"\xea") or far_indirect
 
     def _cr3_changed(self) -> None:
         """The guest has loaded CR3, by MOV or by a task switch, and runs its next instruction."""
