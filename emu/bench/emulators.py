@@ -149,20 +149,16 @@ class Qemu:
         watch = Stopwatch()
         with tempfile.TemporaryDirectory() as folder:
             serial = Path(folder) / "serial"
-            process = subprocess.Popen(
-                self._command(load, operations, serial),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                bufsize=0,
-            )
-            try:
-                assert process.stdout is not None
-                while data := process.stdout.read(1):
-                    watch(data)
-                code = process.wait(_TIMEOUT)
-            finally:
-                process.kill()
-                process.wait()
+            command = self._command(load, operations, serial)
+            pipe, null = subprocess.PIPE, subprocess.DEVNULL
+            with subprocess.Popen(command, stdin=null, stdout=pipe, bufsize=0) as process:
+                try:
+                    assert process.stdout is not None
+                    while data := process.stdout.read(1):
+                        watch(data)
+                    code = process.wait(_TIMEOUT)
+                finally:
+                    process.kill()
             text = serial.read_text(encoding="ascii") if serial.exists() else ""
         if code != PASSED:
             raise BenchError(f"{load.name} under qemu: exit code {code}\n{text}")

@@ -60,7 +60,7 @@ def _load(
 
 
 _ALL = (
-    _load("alu", "turn of 13 instructions", 1000, "e00c68f55e709ea5"),
+    _load("alu", "turn of 13 instructions", 1000, "6877f8faaff7d330"),
     _load("store", "64 KiB of quadword stores", 10, "79200b9eeea426ab"),
     _load("memcpy", "64 KiB copied", 10, "6a282ad5fb3f13e2"),
     _load("chase 4 MiB", "load", 80_000, "0000015f95ffb000", "m=4"),

@@ -78,7 +78,7 @@ def measure(
     seconds: float,
     tell: Callable[[str], None],
 ) -> LoadResult:
-    """Measure one load on all emulators; with ``seconds`` 0, run each once and small.
+    """Measure one load on all emulators that can run it: ``runs`` of at least ``seconds`` each.
 
     An emulator that fails or answers wrongly is left out and its reason kept.
     """
@@ -93,7 +93,7 @@ def measure(
             ready.append(emulator)
         except BenchError as error:
             result.missing[emulator.name] = str(error)
-    for number in range(runs if seconds else 1):
+    for number in range(runs):
         for emulator in ready:
             if emulator.name not in result.columns:
                 continue

@@ -9,10 +9,10 @@
 
 start:  BENCH
 main64: mov ecx, [n]
-        mov eax, 1
         xor ebx, ebx
         mov r9, 0x2545f4914f6cdd1d
         BEGIN
+        mov eax, 1
 .turn:  mov rdx, rax
         shl rdx, 13
         xor rax, rdx

@@ -30,7 +30,6 @@ main64: mov r8d, [m]
         mov ecx, [n]
         shr ecx, 3
         xor ebx, ebx
-        mov rax, FRAMES
         BEGIN
         mov rax, FRAMES
 .eight:
