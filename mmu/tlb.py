@@ -31,10 +31,11 @@ EPOCHS = 128
 
 def trap_permissions(access: int) -> int:
     """Return the permissions for a fill of a frame that is a device or nothing: what was asked
-    for, and every access to the host. W for a write only, as D depends on seeing the first."""
+    for, and every access to the host. W for a write only, as D depends on seeing the first; no R
+    for a fetch, which SMAP and protection keys do not look at."""
     if access & ACCESS_WRITE:
         return MAP_READ | MAP_WRITE | MAP_TRAP
-    return MAP_READ | MAP_TRAP | (MAP_EXEC if access & ACCESS_FETCH else 0)
+    return MAP_TRAP | (MAP_EXEC if access & ACCESS_FETCH else MAP_READ)
 
 
 def address_of(buffer: mmap.mmap) -> int:
@@ -57,6 +58,7 @@ class TlbTracker:
         self._flushed = 0
         self._memory = memory
         self._runners: dict[int, int] = {}  # gfn -> vCPUs that fetched from it (several only)
+        self._code: set[int] = set()  # the frames whose fetched_epoch is not 0
         self._dirty: set[int] | None = None
         shared = array("Q", bytes(24))
         self.shared = memoryview(shared)
@@ -80,9 +82,9 @@ class TlbTracker:
 
     def remapped(self) -> None:
         """Forget all grants because the slots changed: no TLB and no translated code is kept."""
-        for gfn, epoch in enumerate(self.fetched_epoch):
-            if epoch:
-                self.host.drop_code(gfn)
+        for gfn in sorted(self._code):
+            self.host.drop_code(gfn)
+        self._code.clear()
         self._runners.clear()
         self.flush_all()
         self._make_room()
@@ -152,11 +154,13 @@ class TlbTracker:
         if fetched:
             held = self.is_held(fetched)
             if executable and held and self._runners.get(gfn, 1 << cpu) == 1 << cpu:
-                self.checked_epoch[gfn] = self.epoch
+                # The entry is an executable one too: the frame is fetched from as of now.
+                self.checked_epoch[gfn] = self.fetched_epoch[gfn] = self.epoch
                 return MAP_READ | MAP_WRITE | MAP_EXEC
             self.counters.code_dropped += 1
             self.host.drop_code(gfn)
             self.fetched_epoch[gfn] = 0
+            self._code.discard(gfn)
             self._runners.pop(gfn, None)
             if held:
                 self.flush_all()
@@ -176,6 +180,7 @@ class TlbTracker:
                     self.checked_epoch[gfn] = 0
                 self._runners[gfn] = runners | 1 << cpu
         self.fetched_epoch[gfn] = self.epoch
+        self._code.add(gfn)
         return MAP_READ | MAP_EXEC
 
     def may_be_writable(self, gfn: int) -> bool:
@@ -204,6 +209,6 @@ class TlbTracker:
         """Return the frames that break the rule: writable in one TLB, executable in another."""
         return [
             gfn
-            for gfn, epoch in enumerate(self.fetched_epoch)
-            if epoch and self.is_held(epoch) and self.is_held(self.written_epoch[gfn])
+            for gfn in sorted(self._code)
+            if self.is_held(self.fetched_epoch[gfn]) and self.is_held(self.written_epoch[gfn])
         ]

@@ -15,6 +15,7 @@ from .api import (
     TlbHost,
 )
 from .arch import (
+    ACC_USER,
     ACCESS_FETCH,
     ACCESS_USER,
     ACCESS_WRITE,
@@ -98,7 +99,9 @@ def grant(memory: Memory, tlb: TlbTracker, context: Context, cpu: int, found: Wa
     if slot is None or slot.device is not None:
         return gpa | trap_permissions(access)
     if access & ACCESS_FETCH:
-        return gpa | tlb.grant_exec(cpu, gfn)
+        rights = tlb.grant_exec(cpu, gfn)
+        reads_too = context.may_read_too(found.rights & ACC_USER, found.pkey, access)
+        return gpa | (rights if reads_too else rights & ~MAP_READ)
     if not access & ACCESS_WRITE:
         return gpa | MAP_READ
     if slot.kind == "rom":

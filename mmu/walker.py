@@ -119,8 +119,8 @@ class Context:
         self.levels = levels = levels_of(regs.cr0, regs.cr4, regs.efer)
         self.mode: PagingMode = MODES[levels]
         self.wp = bool(regs.cr0 & CR0_WP)
-        self.smep = bool(regs.cr4 & CR4_SMEP)
-        self.smap = bool(regs.cr4 & CR4_SMAP)
+        self.smep = bool(regs.cr4 & CR4_SMEP) and levels is not Levels.NONE
+        self.smap = bool(regs.cr4 & CR4_SMAP) and levels is not Levels.NONE
         self.pse = bool(regs.cr4 & CR4_PSE) or levels is not Levels.TWO
         self.nxe = bool(regs.efer & EFER_NXE) and levels >= Levels.PAE
         self.pke = bool(regs.cr4 & CR4_PKE) and levels >= Levels.FOUR
@@ -141,6 +141,19 @@ class Context:
         if access & ACCESS_USER and not access & ACCESS_IMPLICIT:
             code |= ACCESS_USER
         return PageFault(gva, code)
+
+    def may_read_too(self, user: int, pkey: int, access: int) -> bool:
+        """Return whether a fetch that is allowed may be followed by a read of the same page.
+
+        SMAP and protection keys forbid data accesses to user pages and not fetches (SDM 4.6), so
+        an entry granted for a fetch must not always allow reads. ``user``: ACC_USER or 0.
+        """
+        if not user or not (self.smap or self.pke):
+            return True
+        read = access & ~ACCESS_FETCH
+        if self.pke and pkey_denies(self.regs.pkru, pkey, read, wp=self.wp):
+            return False
+        return not self.denied[read] >> user & 1
 
     def _row(self, level: int) -> tuple[int, int, int, int, int, bool]:
         mode = self.mode

@@ -117,12 +117,10 @@ def _check_entries(mmu: ShadowMmu) -> None:
         if page.obsolete:
             continue
         entries = mmu.words[page.base : page.base + TABLE_ENTRIES].tolist()
-        snapshot = mmu.cache.unsync.get(page.gfn) if not page.direct else None
+        may_be_stale = not page.direct and page.gfn in mmu.cache.unsync
         for index, spte in enumerate(entries):
             if spte:
-                if snapshot and _guest_bytes(memory, page, index) != _entry_in(
-                    snapshot, page, index
-                ):
+                if may_be_stale and _is_known_stale(mmu, memory, page, index):
                     continue
                 wrong = _wrong_entry(mmu, memory, features, page, index, spte)
                 if wrong:
@@ -199,16 +197,12 @@ def _guest_entry(memory: Memory, page: ShadowPage, index: int) -> int:
     return words[index] if words is not None else ALL_ONES[4 if page.glevels == 2 else 8]
 
 
-def _guest_bytes(memory: Memory, page: ShadowPage, index: int) -> bytes:
-    table = memory.table64(page.gfn)
-    return _entry_in(table.tobytes(), page, index) if table is not None else b""
-
-
-def _entry_in(table: bytes, page: ShadowPage, index: int) -> bytes:
-    """Return the 8 bytes of a guest table that hold the entry behind entry ``index``."""
+def _is_known_stale(mmu: ShadowMmu, memory: Memory, page: ShadowPage, index: int) -> bool:
+    """Return whether an entry of a table out of sync will be looked at when that is synced."""
     if page.glevels == 2:
         index = gpte_of_spte(index, page.level, page.quadrant) >> 1
-    return table[8 * index : 8 * index + 8]
+    table = memory.table64(page.gfn)
+    return table is None or table[index] != mmu.cache.unsync[page.gfn][index]
 
 
 def _exec_right(page: ShadowPage, gpte: int) -> int:

@@ -20,6 +20,7 @@ one stale upper entry would stand for too much.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 
 from ..arch import ACC_EXEC, ACC_USER, PAGE_OFFSET, PAGE_SHIFT, PAGE_SIZE
@@ -44,7 +45,7 @@ from .pool import (
     upper_spte,
 )
 from .rmap import Rmap
-from .role import ROLE_BITS, describe_role, sptes_of_gpte
+from .role import ROLE_BITS, describe_role, gpte_of_spte, sptes_of_gpte
 
 FLOOD_WRITES = 3
 """So many writes to a table that no fault used in between, and it is taken for no table any more.
@@ -73,7 +74,8 @@ class ShadowCache:
         self.pages: dict[int, ShadowPage] = {}
         self.tables: dict[int, list[ShadowPage]] = {}
         self.tables_in_large: dict[int, int] = {}  # gfn >> 9 -> shadowed frames among the 512
-        self.unsync: dict[int, bytes] = {}  # gfn -> the table as it was when last in sync
+        # gfn -> for each word of the table, what the sptes behind it came from
+        self.unsync: dict[int, array[int]] = {}
         self.obsolete: list[ShadowPage] = []  # unreachable, still to be taken apart
         self.trace: Tracer | None = None
 
@@ -153,6 +155,8 @@ class ShadowCache:
     def set_leaf(self, place: int, spte: int) -> None:
         """Set a leaf entry over an empty one or another leaf, keeping the reverse maps."""
         words = self.words
+        if self.unsync:
+            self._note_refill(place)
         old = words[place]
         if old & SPTE_PRESENT:
             if not (old ^ spte) & (SPTE_FRAME | SPTE_TRAP):
@@ -164,6 +168,28 @@ class ShadowCache:
             self.rmap_large.add((spte & SPTE_FRAME) >> PAGE_SHIFT + 9, place)
         elif not spte & SPTE_TRAP:
             self.rmap.add((spte & SPTE_FRAME) >> PAGE_SHIFT, place)
+
+    def _note_refill(self, place: int) -> None:
+        """Note what word a leaf is set from, if its table is out of sync.
+
+        Only one word is remembered for all pages of the table, so sptes of other pages that came
+        from an older one are zapped; they are stale, and nobody may count on stale entries.
+        """
+        page = self.pool.page_at(place)
+        came_from = None if page is None or page.direct else self.unsync.get(page.gfn)
+        if page is None or came_from is None:
+            return
+        index = place & 511
+        if page.glevels == 2:
+            index = gpte_of_spte(index, page.level, page.quadrant) >> 1
+        table = self.memory.table64(page.gfn)
+        now = table[index] if table is not None else 0
+        if now == came_from[index]:
+            return
+        came_from[index] = now
+        for other in self.tables[page.gfn]:
+            if other is not page or page.glevels == 2:
+                self._zap_bytes(other, 8 * index, 8, but=place)
 
     def _forget_leaf(self, place: int, spte: int) -> None:
         if spte & SPTE_LARGE:
@@ -280,16 +306,19 @@ class ShadowCache:
         if held:
             self.tlb.flush_all()
 
-    def _zap_bytes(self, page: ShadowPage, offset: int, size: int) -> bool:
-        """Zap what followed from some bytes of a page's guest table; return whether held."""
+    def _zap_bytes(self, page: ShadowPage, offset: int, size: int, but: int = -1) -> bool:
+        """Zap what followed from some bytes of a page's guest table, except the entry at place
+        ``but``; return whether a TLB may hold any of it."""
         held = False
         if page.glevels == 2:
             for index in range(offset >> 2, (offset + size - 1 >> 2) + 1):
                 for spte_index in sptes_of_gpte(index, page.level, page.quadrant):
-                    held |= self.zap_entry(page, page.base + spte_index)
+                    if page.base + spte_index != but:
+                        held |= self.zap_entry(page, page.base + spte_index)
             return held
-        for index in range(offset >> 3, (offset + size - 1 >> 3) + 1):
-            held |= self.zap_entry(page, page.base + index)
+        for place in range(page.base + (offset >> 3), page.base + (offset + size - 1 >> 3) + 1):
+            if self.words[place] and place != but:
+                held |= self.zap_entry(page, place)
         return held
 
     def _detect_flood(self, page: ShadowPage) -> bool:
@@ -319,7 +348,7 @@ class ShadowCache:
         table = self.memory.table64(gfn)
         if table is None or any(page.level > 1 for page in self.tables[gfn]):
             return False
-        self.unsync[gfn] = table.tobytes()
+        self.unsync[gfn] = array("Q", table)
         self.counters.mmu_unsync += 1
         if self.trace is not None:
             self.trace(f"kvm_mmu_unsync_page: gfn {gfn:x}")
@@ -327,15 +356,16 @@ class ShadowCache:
 
     def sync(self, gfn: int) -> None:
         """Bring a table back in sync: zap what followed from changed entries, protect it again."""
-        before = self.unsync.pop(gfn)
+        before = self.unsync.pop(gfn).tobytes()
         if self.trace is not None:
             self.trace(f"kvm_mmu_sync_page: gfn {gfn:x}")
         table = self.memory.table64(gfn)
         now = table.tobytes() if table is not None else b"\xff" * PAGE_SIZE
         held = False
-        for offset in _changed_words(before, now):
-            for page in self.tables[gfn]:
-                held |= self._zap_bytes(page, offset, 8)
+        if before != now:
+            for offset in _changed_words(before, now):
+                for page in self.tables[gfn]:
+                    held |= self._zap_bytes(page, offset, 8)
         if held:
             self.tlb.flush_all()
         self._write_protect(gfn)
@@ -380,8 +410,6 @@ class ShadowCache:
 
 def _changed_words(before: bytes, now: bytes) -> Iterable[int]:
     """Yield the offsets of the 8-byte words that differ between two pages."""
-    if before == now:
-        return
     for line in range(0, PAGE_SIZE, _LINE):
         if before[line : line + _LINE] != now[line : line + _LINE]:
             for offset in range(line, line + _LINE, 8):

@@ -34,7 +34,7 @@ GVA_MASK = 24
 CANONICAL = 32  # the highest bits that must be alike start here; 63 for none
 BLOCKED = 40  # not 0: Python answers everything (protection keys)
 NO_WRITES = 48  # not 0: Python answers writes (dirty logging)
-NO_FETCHES = 56  # not 0: Python answers fetches (several vCPUs)
+NO_FETCHES = 56  # not 0: Python answers fetches (several vCPUs, SMAP)
 TRACKER = 64  # address of the tracker's shared words: epoch, and the addresses of its bytes
 FILLS = 72  # counts answers
 TESTS = 80  # (mask, want) for read, write, fetch; supervisor, then user
@@ -128,7 +128,7 @@ class Block:
         words[CANONICAL // 8] = paging.canonical_bits - 1
         words[BLOCKED // 8] = paging.pke
         words[NO_WRITES // 8] = tlb.is_logging
-        words[NO_FETCHES // 8] = tlb.cpus > 1
+        words[NO_FETCHES // 8] = tlb.cpus > 1 or paging.smap
         words[TRACKER // 8] = tlb.shared_address
         at = TESTS // 8
         for user in (0, ACCESS_USER):

@@ -38,9 +38,11 @@ from .pool import (
     SPTE_EPOCH,
     SPTE_EPOCH_SHIFT,
     SPTE_LARGE,
+    SPTE_PKEY_SHIFT,
     SPTE_PRESENT,
     SPTE_TRAP,
     SPTE_TRAP_WRITE,
+    SPTE_USER,
     SPTE_WRITABLE,
     Pool,
     ShadowPage,
@@ -90,7 +92,11 @@ class Faults:
             mask, want = context.tests[access & ACCESS_USER | ACCESS_FETCH]
             return gpa | tlb.grant_write(cpu, gpa >> PAGE_SHIFT, spte & mask == want)
         if access & ACCESS_FETCH:
-            return gpa | tlb.grant_exec(cpu, gpa >> PAGE_SHIFT)
+            rights = tlb.grant_exec(cpu, gpa >> PAGE_SHIFT)
+            pkey = spte >> SPTE_PKEY_SHIFT & 15
+            if not context.paging.may_read_too(spte & SPTE_USER, pkey, access):
+                rights &= ~MAP_READ
+            return gpa | rights
         return gpa | MAP_READ
 
     def _stays_trapped(self, place: int, gpa: int) -> bool:

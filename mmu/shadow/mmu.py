@@ -216,12 +216,12 @@ class ShadowMmu:
             gfn = gpa >> PAGE_SHIFT
             length = min(end, gfn + 1 << PAGE_SHIFT) - gpa
             self.tlb.changed(gfn)
-            if gfn in self.cache.tables:
-                self.cache.guest_wrote(gpa, length)
             if source == "guest" and not self.cache.is_protected(gfn):
                 # The store was trapped, yet the frame is no table any more (or a table that may
                 # be written): some TLB entry still sends stores to us. Let it be answered anew.
                 self._stop_trapping(gpa)
+            if gfn in self.cache.tables:
+                self.cache.guest_wrote(gpa, length)
             gpa += length
 
     def _stop_trapping(self, gpa: int) -> None:
