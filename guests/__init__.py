@@ -145,6 +145,12 @@ _TABLE = (
         cpus=(1, 2, 4, 8),
         needs_smp=True,
     ),
+    Guest(
+        "ticks",
+        "the clocks of the board agree",
+        "PIT interrupts by the 8259 against TSC, APIC timer, RTC, ACPI PM timer, HPET",
+        "ticks.elf",
+    ),
 )
 
 GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}
