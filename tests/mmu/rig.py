@@ -3,22 +3,27 @@
 
 `Rig` stands for the machine. Every access made through it is predicted from the SDM (`sdm.py`)
 before the plug-in sees it, compared with the answer and with A and D in guest memory afterwards,
-granted to the model TLB, and followed by the audit and by a look at everything that the model TLB
-holds. So a test says what it does and what it wants to see, and all else is checked by the way.
+granted to the model TLB, and followed by the audit and by a look at what the model TLB holds. So
+a test says what it does and what it wants to see, and all else is checked by the way.
+
+What an answer may be. A processor may go on using a translation that its tables gave at any time
+since the last invalidation that covers it (SDM 4.10.2 to 4.10.4), and so may a plug-in that lets
+tables go out of sync. The rig keeps, for each page that a vCPU has used, every translation that the
+tables have given since (`possible`). An answer must be what the tables give now, or one of these; a
+fault must be what they give now. A plug-in that is `strict` may give only the former.
 
 `ModelTlb` is the test double for `mmu.api.TlbHost`. It keeps every grant until a flush or an INVLPG
 takes it away, which is the worst that an engine can do, and so sees three kinds of wrong:
 
-* a *stale* entry: it allows what the guest's tables forbid, though the guest did all that it owes
-  (SDM 4.10.4). An entry may be stale after a change of the tables until the guest invalidates;
-* a store that reaches a live page table unseen, or a trap that should not be;
-* a frame writable in one entry and executable in another, or code that has changed under an
-  engine that does not know.
+* a stale entry: it allows what neither the tables nor one of the possible translations allow;
+* a store that would reach a live page table unseen, or a trap that should not be;
+* a frame writable in one entry and executable in another, or code that changed under an engine
+  which does not know.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from collections import Counter
 
 from mmu.api import (
     FRAME_MASK,
@@ -36,7 +41,7 @@ from mmu.memory import Memory
 from mmu.walker import pdptes_valid
 
 from . import sdm
-from .sdm import Access, Cpuid, Regs, Verdict
+from .sdm import Access, Cpuid, Regs, Translation, Verdict
 from .tables import Tables
 
 RAM = 16 << 20
@@ -52,6 +57,15 @@ ALL_ACCESSES = (
     *(Access(what, user, implicit=True) for user in (False, True) for what in "rw"),
     *(Access(what, implicit=True, ac=True) for what in "rw"),
 )
+
+MODES = {
+    "none": Regs(),
+    "32-bit": Regs(pg=True, pse=True, wp=True),
+    "pae": Regs(pg=True, pae=True, nxe=True, wp=True),
+    "4-level": Regs(pg=True, pae=True, lma=True, nxe=True, wp=True),
+    "5-level": Regs(pg=True, pae=True, lma=True, la57=True, nxe=True, wp=True),
+}
+PAGED = tuple(mode for mode in MODES if mode != "none")
 
 
 class GeneralProtection(Exception):
@@ -77,16 +91,6 @@ def paging_registers(regs: Regs) -> PagingRegisters:
     return PagingRegisters(cr0, regs.cr3, cr4, efer, regs.pkru)
 
 
-MODES = {
-    "none": Regs(),
-    "32-bit": Regs(pg=True, pse=True, wp=True),
-    "pae": Regs(pg=True, pae=True, nxe=True, wp=True),
-    "4-level": Regs(pg=True, pae=True, lma=True, nxe=True, wp=True),
-    "5-level": Regs(pg=True, pae=True, lma=True, la57=True, nxe=True, wp=True),
-}
-PAGED = tuple(mode for mode in MODES if mode != "none")
-
-
 class Device:
     """A device in guest-physical memory that remembers what was written."""
 
@@ -100,27 +104,41 @@ class Device:
         self.writes.append((offset, size, value))
 
 
+class WatchedMemory(Memory):
+    """Memory that says so before its bytes change."""
+
+    before_write = staticmethod(lambda: None)
+
+    def write(self, gpa, size, value, source):
+        self.before_write()
+        super().write(gpa, size, value, source)
+
+    def write_block(self, gpa, data, source):
+        self.before_write()
+        super().write_block(gpa, data, source)
+
+
 class Entry:
-    """What one TLB entry allows, for one kind of access to one page."""
+    """What one TLB entry allows, to one kind of access to one page."""
 
-    __slots__ = ("access", "excused", "mapping", "page", "size")
+    __slots__ = ("access", "gfn", "mapping", "page")
 
-    def __init__(self, page, access, mapping, size):
+    def __init__(self, page, access, mapping):
         self.page = page
         self.access = access
         self.mapping = mapping
-        self.size = size
-        self.excused = False
+        self.gfn = (mapping & FRAME_MASK) >> 12
 
     def __repr__(self):
-        rights = "".join(
-            c for c, bit in zip("rwxt", (1, 2, 4, 8), strict=True) if self.mapping & bit
-        )
-        return f"<TLB {self.page:#x} -> {self.mapping & FRAME_MASK:#x} {rights}, {self.access}>"
+        rights = "".join(c for i, c in enumerate("rwxt") if self.mapping >> i & 1)
+        return f"<TLB {self.page:#x} -> gfn {self.gfn:x} {rights}, {self.access}>"
 
 
 class ModelTlb:
-    """The TLBs of all vCPUs, and the code that their engines have translated."""
+    """The TLBs of all vCPUs, and the frames that their engines have translated code from.
+
+    `flushes` and `dropped` tell what the plug-in asked for.
+    """
 
     def __init__(self, cpus):
         self.entries = [{} for _ in range(cpus)]
@@ -128,7 +146,7 @@ class ModelTlb:
         self.flushes = 0
         self.dropped = []
 
-    # --- mmu.api.TlbHost ---
+    # What a plug-in asks for (mmu.api.TlbHost).
 
     def flush_tlb(self, cpu):
         self.flushes += 1
@@ -139,62 +157,79 @@ class ModelTlb:
         for frames in self.code:
             frames.discard(gfn)
 
-    # --- what the engines do ---
+    # What the engines do.
 
-    def grant(self, cpu, gva, access, mapping, size):
+    def grant(self, cpu, gva, access, mapping):
         page = gva & ~0xFFF
         kind = access._replace(what="r")
-        self.entries[cpu][page, kind, mapping] = Entry(page, kind, mapping, size)
+        entry = Entry(page, kind, mapping)
+        self.entries[cpu][page, kind, mapping] = entry
         if mapping & MAP_EXEC and not mapping & MAP_TRAP:
             self.code[cpu].add((mapping & FRAME_MASK) >> 12)
+        return entry
+
+    def has(self, cpu, page, access, mapping):
+        return (page, access._replace(what="r"), mapping) in self.entries[cpu]
 
     def invlpg(self, cpu, gva):
-        """The engine drops its 4 KiB entries for the page; it knows nothing of large pages."""
+        """An engine drops its 4 KiB entries for the page; it knows nothing of large pages."""
         entries = self.entries[cpu]
         for key in [key for key in entries if key[0] == gva & ~0xFFF]:
             del entries[key]
 
-    def held(self):
-        """Every (cpu, entry)."""
-        return [(cpu, e) for cpu, entries in enumerate(self.entries) for e in entries.values()]
-
-    def frames(self, right):
-        """cpu -> frames for which an entry grants `right`, by direct access, with the entries."""
-        return [
-            (cpu, (e.mapping & FRAME_MASK) >> 12, e)
-            for cpu, e in self.held()
-            if e.mapping & right and not e.mapping & MAP_TRAP
-        ]
+    def held(self, right=0):
+        """Every (cpu, entry), or those that grant `right` without a trap."""
+        for cpu, entries in enumerate(self.entries):
+            for entry in entries.values():
+                if not right or entry.mapping & (right | MAP_TRAP) == right:
+                    yield cpu, entry
 
 
 class Rig:
     """A machine without processors: registers, memory, TLBs, and the plug-in under test.
 
-    RAM from 0 to 16 MiB, ROM at `ROM`, a device at `DEVICE`, nothing elsewhere. `checked` is the
-    number of accesses compared with the SDM.
+    RAM from 0 to 16 MiB, ROM at `ROM`, a device at `DEVICE`, nothing elsewhere. `checked` counts
+    the accesses compared with the SDM, `stale` those answered from a translation of before.
     """
 
-    def __init__(self, plugin="shadow", cpus=1, pool=64, cpuid=Cpuid(), memory=None):  # noqa: B008
+    def __init__(
+        self,
+        plugin="shadow",
+        cpus=1,
+        pool=64,
+        cpuid=Cpuid(),  # noqa: B008
+        memory=None,
+        policy="",
+    ):
         self.cpuid = cpuid
         self.features = Features(phys_bits=cpuid.m, pse36=cpuid.pse36, gbpages=cpuid.page1gb)
         self.device = Device()
         if memory is None:
-            memory = Memory()
+            memory = WatchedMemory()
             memory.add_ram(0, RAM)
             memory.add_rom(ROM, b"\x90" * 0x1000)
             memory.add_mmio(DEVICE, 0x1000, self.device)
         self.memory = memory
-        self.tlb = ModelTlb(cpus)
-        self.mmu = make_mmu(plugin, memory, self.tlb, cpus, features=self.features, pool=pool)
         self.cpus = cpus
+        self.plugin = plugin
+        self.strict = plugin == "uncached" or "unsync=off" in policy
+        self.tlb = ModelTlb(cpus)
+        self.mmu = make_mmu(
+            plugin, memory, self.tlb, cpus, features=self.features, pool=pool, policy=policy
+        )
         self.regs = [Regs() for _ in range(cpus)]
         self.pdptes = [(0, 0, 0, 0) for _ in range(cpus)]
+        self.possible = [{} for _ in range(cpus)]
         self.checked = 0
-        memory.listeners.append(self._excuse)
+        self.stale = 0
+        self.on_load = lambda cpu, registers: None
+        self.on_access = lambda cpu, gva, access, verdict, answer, is_stale: None
+        self.on_store = lambda gpa, piece, source: None
+        memory.before_write = self.remember
         for cpu in range(cpus):
             self.mmu.load(cpu, paging_registers(Regs()))
 
-    # --- Tables and registers ---
+    # --- Tables and registers ---------------------------------------------------------------------
 
     def tables(self, mode, first_frame=0x100, frames=None):
         """A builder of tables in this rig's memory."""
@@ -205,7 +240,7 @@ class Rig:
         self.load(cpu, MODES[tables.mode]._replace(cr3=tables.cr3, **changes))
 
     def change(self, cpu=0, **changes):
-        """Change some control bits, as MOV to CR or WRMSR does."""
+        """Change some control bits, as MOV to CR or WRMSR does; none: reload CR3."""
         self.load(cpu, self.regs[cpu]._replace(**changes))
 
     def load(self, cpu, regs):
@@ -213,7 +248,8 @@ class Rig:
         old = self.regs[cpu]
         if old.pg and regs.pg and (old.lma, old.la57) != (regs.lma, regs.la57):
             self.load(cpu, regs._replace(pg=False, lma=False))  # as the processor demands
-            old = self.regs[cpu]
+            self.load(cpu, regs)
+            return
         pdptes = self.pdptes[cpu]
         if regs.mode == "pae" and (
             old.mode != "pae"
@@ -221,7 +257,7 @@ class Rig:
             or (regs.cr3, regs.pse, regs.pge, regs.smep) != (old.cr3, old.pse, old.pge, old.smep)
         ):
             base = regs.cr3 & 0xFFFF_FFE0
-            pdptes = tuple(self._peek(base + 8 * i, 8) for i in range(4))
+            pdptes = tuple(self.peek(base + 8 * i, 8) for i in range(4))
             refused = sdm.pdptes_fault(pdptes, self.cpuid)
             valid = pdptes_valid(self.memory, paging_registers(regs), self.features)
             assert valid != refused, (pdptes, regs)
@@ -229,73 +265,115 @@ class Rig:
                 raise GeneralProtection
         self.regs[cpu] = regs
         self.pdptes[cpu] = pdptes
+        self.possible[cpu].clear()
         self.tlb.entries[cpu].clear()
         self.mmu.load(cpu, paging_registers(regs))
+        self.on_load(cpu, paging_registers(regs))
         self.settle()
 
     def invlpg(self, gva, cpu=0):
-        """INVLPG: all that any page size mapped at `gva` may be cached (4.10.4.1)."""
-        for entry in self.tlb.entries[cpu].values():
-            if entry.size and entry.page // entry.size == gva // entry.size:
-                entry.excused = False
+        """INVLPG: all translations of the address go, and all of a large page around it
+        (4.10.4.1), whatever address in it they were made for."""
+        for page, found in self.possible[cpu].items():
+            self.possible[cpu][page] = {
+                cached
+                for cached in found
+                if page != gva & ~0xFFF and not _same_page(cached.page, page, gva)
+            }
         self.tlb.invlpg(cpu, gva)
         self.mmu.invlpg(cpu, gva)
+        for entry in self.tlb.entries[cpu].values():
+            stale = self._what_is_stale(cpu, entry)
+            assert not stale, f"after INVLPG {gva:#x} on vCPU {cpu} {entry} is stale: {stale}"
         self.settle()
 
-    # --- Accesses ---
+    def full_flush(self, cpu=0):
+        """Empty a TLB without the plug-in asking for it, as the engine may at any time."""
+        self.tlb.entries[cpu].clear()
+        self.mmu.flushed(cpu)
+        self.settle()
+
+    # --- Accesses ---------------------------------------------------------------------------------
 
     def predict(self, gva, access, cpu=0) -> Verdict:
         """What the SDM says of an access, as memory and registers stand."""
-        return sdm.walk(self._peek, self.regs[cpu], gva, access, self.cpuid, self.pdptes[cpu])
+        return sdm.walk(self.peek, self.regs[cpu], gva, access, self.cpuid, self.pdptes[cpu])
+
+    def path(self, gva, cpu=0):
+        """What the tables give for an address: see `sdm.translate`."""
+        return sdm.translate(self.peek, self.regs[cpu], gva, self.cpuid, self.pdptes[cpu])
+
+    def writes_to(self, gva, cpu=0):
+        """The frame that a supervisor's write to an address would reach; None if it faults."""
+        verdict = self.predict(gva, WRITE, cpu)
+        return verdict.frame if verdict.fault is None else None
 
     def access(self, gva, access, cpu=0):
-        """A TLB miss. Returns the mapping, the error code of a #PF as a negative number minus one,
-        or None for an address that is not canonical; see `translate` for the easier forms."""
+        """A TLB miss. Returns the plug-in's answer, checked."""
+        self.possible[cpu].setdefault(gva & ~0xFFF, set())
         verdict = self.predict(gva, access, cpu)
-        before = {gpa: self._peek(gpa, verdict.entry_bytes) for gpa in verdict.sets or ()}
+        before = [(gpa, self.peek(gpa, verdict.entry_bytes)) for gpa in verdict.sets or ()]
         answer = self.mmu.translate(cpu, gva, access_bits(access))
-        self.compare(gva, access, cpu, verdict, before, answer)
+        self.checked += 1
+        wrong = self._what_is_wrong(gva, access, cpu, verdict, before, answer)
+        is_stale = bool(wrong) and self._is_possible(gva, access, cpu, answer)
+        if is_stale:
+            assert not self.strict, f"stale: {wrong}"
+            self.stale += 1
+        else:
+            assert not wrong, wrong
+        self.on_access(cpu, gva, access, verdict, answer, is_stale)
         if isinstance(answer, int):
-            self.tlb.grant(cpu, gva, access, answer, verdict.page)
+            self._check_rights(answer, access)
+            entry = self.tlb.grant(cpu, gva, access, answer)
+            too_much = self._what_is_stale(cpu, entry)
+            assert not too_much, f"{entry} granted for a {access}: {too_much}"
         self.settle()
         return answer
 
-    def compare(self, gva, access, cpu, verdict, before, answer):
-        """Hold an answer against its prediction."""
-        self.checked += 1
-        what = f"{access} of {gva:#x} on vCPU {cpu}, {self.regs[cpu]}"
+    def _what_is_wrong(self, gva, access, cpu, verdict, before, answer):
+        """Hold an answer against its prediction; return the difference in words, or ""."""
+        what = f"{access} of {gva:#x} on vCPU {cpu}, {self.regs[cpu]}: {answer!r}"
         if verdict.fault == "not canonical":
-            assert isinstance(answer, NotCanonical), f"{what}: {answer}, wanted not canonical"
-        elif verdict.fault is not None:
-            assert isinstance(answer, PageFault), f"{what}: {answer}, wanted #PF {verdict.fault:#x}"
-            want = PageFault(self._linear(gva, cpu), verdict.fault)
-            assert answer == want, f"{what}: {answer}, wanted {want}"
-        else:
-            assert isinstance(answer, int), f"{what}: {answer}, wanted frame {verdict.frame:#x}"
-            assert answer >> 12 == verdict.frame, f"{what}: {answer:#x}, wanted {verdict.frame:#x}"
-            self._check_rights(what, answer, access)
-        for gpa, entry in before.items():
-            bits = verdict.sets[gpa]
-            want = entry | bits if self._is_ram(gpa) else entry
-            now = self._peek(gpa, verdict.entry_bytes)
-            assert now == want, f"{what}: entry at {gpa:#x} is {now:#x}, wanted {want:#x}"
+            return "" if answer == NotCanonical(gva) else f"{what}, wanted not canonical"
+        if verdict.fault is not None:
+            want = PageFault(gva if self.regs[cpu].lma else gva & 0xFFFF_FFFF, verdict.fault)
+            return "" if answer == want else f"{what}, wanted {want}"
+        if not isinstance(answer, int) or answer >> 12 != verdict.frame:
+            return f"{what}, wanted frame {verdict.frame:#x}"
+        for gpa, entry in before:
+            want = entry | verdict.sets[gpa] if self._is_ram(gpa) else entry
+            now = self.peek(gpa, verdict.entry_bytes)
+            if now != want:
+                return f"{what}, entry at {gpa:#x} is {now:#x}, wanted {want:#x}"
+        return ""
 
-    def _check_rights(self, what, mapping, access):
+    def _is_possible(self, gva, access, cpu, answer):
+        """Whether the answer is one of the translations that a processor may have kept."""
+        return isinstance(answer, int) and any(
+            cached.frame == answer >> 12 and self._permits(cached, access, cpu)
+            for cached in self.possible[cpu][gva & ~0xFFF]
+        )
+
+    def _permits(self, cached, access, cpu):
+        return not sdm.refusal(cached, access, self.regs[cpu]) and (
+            access.what != "w" or cached.dirty
+        )
+
+    def _check_rights(self, mapping, access):
         """The rights of a mapping: enough, no more than the access asks, rightly trapped."""
         frame = mapping & FRAME_MASK
         need = {"r": MAP_READ, "w": MAP_WRITE, "x": MAP_EXEC}[access.what]
-        assert mapping & need, f"{what}: {mapping:#x} does not allow it"
+        assert mapping & need, f"{mapping:#x} does not allow a {access}"
+        may = {"r": MAP_READ, "w": MAP_READ | MAP_WRITE | MAP_EXEC, "x": MAP_READ | MAP_EXEC}
+        assert not mapping & 7 & ~may[access.what], f"{mapping:#x} allows more than a {access}"
         slot = self.memory.slot_at(frame)
         kind = slot.kind if slot is not None else "hole"
-        may = {"r": MAP_READ, "w": MAP_READ | MAP_WRITE | MAP_EXEC, "x": MAP_READ | MAP_EXEC}
-        assert not mapping & 7 & ~may[access.what], f"{what}: {mapping:#x} allows too much"
         if kind in ("mmio", "hole"):
             trap = True
-        elif access.what == "w":
-            trap = kind == "rom" or frame >> 12 in self.shadowed()
         else:
-            trap = False
-        assert bool(mapping & MAP_TRAP) == trap, f"{what}: {mapping:#x} of {kind}, trap is {trap}"
+            trap = access.what == "w" and (kind == "rom" or self.is_protected(frame >> 12))
+        assert bool(mapping & MAP_TRAP) == trap, f"{mapping:#x}: trap of {kind} should be {trap}"
 
     def may(self, gva, access=READ, cpu=0):
         """Make an access that must succeed; returns the guest-physical address."""
@@ -310,111 +388,117 @@ class Rig:
         return answer.error_code
 
     def store(self, gva, size, value, cpu=0, user=False, pieces=None):
-        """Make a store, all pages first, as an engine does; returns whether it was trapped.
+        """Make a store that must succeed; returns whether it was trapped. See `try_store`."""
+        trapped = self.try_store(gva, size, value, cpu, user, pieces)
+        assert trapped is not None, f"the store to {gva:#x} faults"
+        return trapped
+
+    def try_store(self, gva, size, value, cpu=0, user=False, pieces=None):
+        """Make a store as an engine does: all pages first, then piece by piece, each by the TLB
+        entry that there is then. Returns whether a piece was trapped, or None for a fault.
 
         A store that is not trapped goes into RAM unseen by anyone. A trapped one arrives in
         `pieces` of bytes, by default as Unicorn has it: 8-byte stores as two, unaligned ones and
         ones over a page boundary as bytes.
         """
-        access = Access("w", user)
-        first = self.access(gva, access, cpu)
-        assert isinstance(first, int), first
+        access = Access("w", bool(user))
         room = 0x1000 - (gva & 0xFFF)
-        second = self.access(gva + room, access, cpu) if room < size else 0
-        assert isinstance(second, int), second
+        found = [self.access(gva, access, cpu)]
+        if room < size and isinstance(found[0], int):
+            found.append(self.access(gva + room, access, cpu))
+        if not all(isinstance(mapping, int) for mapping in found):
+            return None
         if pieces is None:
             pieces = min(size, 4) if gva % size == 0 else 1
-        data = value.to_bytes(size, "little")
+        data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+        trapped = False
         for at in range(0, size, pieces):
-            mapping, offset = (first, gva + at & 0xFFF) if at < room else (second, at - room)
-            piece = data[at : at + pieces]
-            self._store_piece(cpu, mapping, offset, piece)
+            page = gva + at & ~0xFFF
+            mapping = found[at >= room]
+            if not mapping & MAP_TRAP and not self.tlb.has(cpu, page, access, mapping):
+                mapping = self.access(gva + at, access, cpu)  # another fill had it flushed
+                if not isinstance(mapping, int):
+                    return None
+            gpa = mapping & FRAME_MASK | gva + at & 0xFFF
+            trapped |= bool(mapping & MAP_TRAP)
+            self._store_piece(cpu, mapping, gpa, data[at : at + pieces])
         self.settle()
-        return bool((first | second) & MAP_TRAP)
+        return trapped
 
-    def _store_piece(self, cpu, mapping, offset, piece):
-        gpa = mapping & FRAME_MASK | offset
+    def _store_piece(self, cpu, mapping, gpa, piece):
         if mapping & MAP_TRAP:
             self.memory.write(gpa, len(piece), int.from_bytes(piece, "little"), "guest")
+            self.on_store(gpa, piece, "guest")
         else:
             self.store_unseen(cpu, mapping, gpa, piece)
 
     def store_unseen(self, cpu, mapping, gpa, piece):
         """A store by a TLB entry that is not trapped: straight into the buffer."""
-        assert gpa >> 12 not in self.shadowed(), f"a store to {gpa:#x}, a live table, goes unseen"
+        gfn = gpa >> 12
+        assert not self.is_protected(gfn), f"a store to {gpa:#x}, a live table, goes unseen"
+        for other, frames in enumerate(self.tlb.code):
+            checked = mapping & MAP_EXEC and other == cpu
+            assert gfn not in frames or checked, f"vCPU {other} has stale code from {gpa:#x}"
+        self.remember()
         slot = self.memory.slot_at(gpa)
         assert slot.kind == "ram", slot
-        for other, frames in enumerate(self.tlb.code):
-            if gpa >> 12 in frames:
-                checked = mapping & MAP_EXEC and other == cpu
-                assert checked, f"vCPU {other} has code from {gpa:#x} and does not see a store"
-        with self._excusing():
-            slot.view[gpa - slot.gpa : gpa - slot.gpa + len(piece)] = piece
+        slot.view[gpa - slot.gpa : gpa - slot.gpa + len(piece)] = piece
+        self.on_store(gpa, piece, None)
 
     def edit(self, gpa, size, value, source="device"):
         """A write from outside the processors, or one of the guest's that was trapped."""
         self.memory.write(gpa, size, value, source)
         self.settle()
 
-    # --- What must hold ---
+    # --- What must hold ---------------------------------------------------------------------------
 
-    def shadowed(self):
-        """The frames with a live guest table, for a plug-in that has any."""
+    def is_protected(self, gfn):
+        """Whether a frame holds a live table whose stores must be seen, if the plug-in has any."""
         cache = getattr(self.mmu, "cache", None)
-        return cache.tables if cache is not None else ()
+        return cache is not None and cache.is_protected(gfn)
+
+    def remember(self):
+        """Before memory changes: what the tables give now is what a processor may keep."""
+        for cpu, pages in enumerate(self.possible):
+            for page, found in pages.items():
+                translation, used = self.path(page, cpu)
+                if isinstance(translation, Translation) and all(e & sdm.A for _, e in used):
+                    found.add(translation)
 
     def settle(self):
         """Audit, and look for what no TLB may hold."""
         self.mmu.check()
-        self.check_tlb()
+        writers = list(self.tlb.held(MAP_WRITE))
+        for cpu, entry in writers:
+            assert not self.is_protected(entry.gfn), f"vCPU {cpu}: {entry} lets stores through"
+        by_gfn = {}
+        for cpu, entry in writers:
+            by_gfn.setdefault(entry.gfn, []).append((cpu, entry))
+        for cpu, entry in self.tlb.held(MAP_EXEC):
+            for other, by in by_gfn.get(entry.gfn, ()):
+                checked = by.mapping & MAP_EXEC and other == cpu
+                assert checked, f"{entry} on vCPU {cpu} and {by} on vCPU {other}: W and X"
 
-    def check_tlb(self):
-        for cpu, entry in self.tlb.held():
-            if not entry.excused:
-                stale = self._stale(cpu, entry)
-                assert not stale, f"stale on vCPU {cpu}: {entry}: {stale}"
-        shadowed = self.shadowed()
-        writable = self.tlb.frames(MAP_WRITE)
-        for cpu, gfn, entry in writable:
-            assert gfn not in shadowed, f"vCPU {cpu}: {entry} lets stores to a table through"
-        for cpu, gfn, entry in self.tlb.frames(MAP_EXEC):
-            for other, written, by in writable:
-                if gfn == written:
-                    checked = by.mapping & MAP_EXEC and other == cpu
-                    assert checked, f"{entry} on vCPU {cpu}, {by} on vCPU {other}: W and X"
-
-    def _stale(self, cpu, entry):
-        """Return what a TLB entry allows and the tables do not, in words, or an empty string."""
+    def _what_is_stale(self, cpu, entry):
+        """What a TLB entry allows and neither the tables nor a possible translation do, or ""."""
         for right, what in ((MAP_READ, "r"), (MAP_WRITE, "w"), (MAP_EXEC, "x")):
             if not entry.mapping & right:
                 continue
-            if right == MAP_EXEC and entry.access.implicit:
-                continue  # there is no such fetch
-            verdict = self.predict(entry.page, entry.access._replace(what=what), cpu)
-            if verdict.fault is not None:
-                return f"{what} is #PF {verdict.fault}"
-            if verdict.frame != (entry.mapping & FRAME_MASK) >> 12:
-                return f"{what} is frame {verdict.frame:#x}"
-            if what == "w":
-                for gpa, bits in verdict.sets.items():
-                    if self._peek(gpa, verdict.entry_bytes) & bits != bits and self._is_ram(gpa):
-                        return "A or D is clear"
+            access = entry.access._replace(what=what)
+            now, _ = self.path(entry.page, cpu)
+            choices = {now} | self.possible[cpu].get(entry.page, set())
+            if not any(
+                isinstance(found, Translation)
+                and found.frame == entry.gfn
+                and self._permits(found, access, cpu)
+                for found in choices
+            ):
+                return f"{access} is allowed, the tables give {now}"
         return ""
 
-    def _excuse(self, gpa, size, source):
-        """After a write to memory: entries that it made stale are the guest's to invalidate."""
-        for cpu, entry in self.tlb.held():
-            if not entry.excused and self._stale(cpu, entry):
-                entry.excused = True
+    # --- Helpers ----------------------------------------------------------------------------------
 
-    @contextmanager
-    def _excusing(self):
-        yield
-        self._excuse(0, 0, "")
-
-    # --- Helpers ---
-
-    def _peek(self, gpa, size):
+    def peek(self, gpa, size):
         """Read an entry where RAM or ROM is, all ones elsewhere (a table there is no table)."""
         slot = self.memory.slot_at(gpa)
         if slot is None or slot.device is not None:
@@ -425,5 +509,11 @@ class Rig:
         slot = self.memory.slot_at(gpa)
         return slot is not None and slot.kind == "ram"
 
-    def _linear(self, gva, cpu):
-        return gva if self.regs[cpu].lma else gva & 0xFFFF_FFFF
+    @property
+    def counters(self):
+        """The plug-in's counters, by name."""
+        return Counter(self.mmu.counters.as_dict())
+
+
+def _same_page(size, one, other):
+    return size > 0x1000 and one // size == other // size

@@ -78,14 +78,30 @@ class Cpuid(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """`fault`: an error code, "not canonical", or None. `sets`: gpa of an entry -> bits set there.
-    `page` is the size in bytes of the page that maps the address, `frame` the 4 KiB frame in it."""
+    """What becomes of an access.
+
+    `fault`: an error code, "not canonical", or None. `sets`: gpa of an entry -> bits set there.
+    `page` is the size in bytes of the page that maps the address, `frame` the 4 KiB frame in it.
+    """
 
     fault: int | str | None
     frame: int = 0
     page: int = 0
     sets: dict[int, int] | None = None
     entry_bytes: int = 0
+
+
+class Translation(NamedTuple):
+    """A translation as a TLB may cache it (4.10.2.2): the frame, the size of the page, the rights
+    of all entries together, D of the last one, its protection key."""
+
+    frame: int
+    page: int
+    user_page: bool
+    writable: bool
+    xd: bool
+    dirty: bool
+    key: int
 
 
 def field(high, low):
@@ -234,6 +250,78 @@ def canonical(gva, bits):
     return gva >> bits == ((1 << 64 - bits) - 1 if sign else 0)
 
 
+def translate(read, regs, gva, cpuid, pdptes):
+    """Follow the tables. Returns (translation, used), where `used` lists (gpa, entry) from the top
+    down; instead of the translation, "not canonical" or the error-code flags of what ended it."""
+    mode = regs.mode
+    if mode == "none":
+        frame = (gva & 0xFFFF_FFFF) >> 12
+        return Translation(frame, 0, True, True, False, True, 0), []
+    address_bits = (1 << cpuid.m) - 1
+    if mode in LINEAR_BITS:
+        if not canonical(gva, LINEAR_BITS[mode]):
+            return "not canonical", []
+        table = regs.cr3 & address_bits & ~0xFFF
+    else:
+        gva &= 0xFFFF_FFFF
+        table = regs.cr3 & 0xFFFF_F000
+    if mode == "pae":
+        pdpte = pdptes[gva >> 30]
+        if not pdpte & P:
+            return 0, []
+        table = pdpte & address_bits & ~0xFFF
+    entry_bytes, rows = steps(mode, cpuid, regs.pse, regs.nxe)
+    user_page = writable = US | RW
+    xd = 0
+    used = []
+    for level, shift, index_mask, reserved, reserved_large in rows:
+        gpa = table + (gva >> shift & index_mask) * entry_bytes
+        entry = read(gpa, entry_bytes)
+        used.append((gpa, entry))
+        if not entry & P:
+            return 0, used
+        maps_page = level == 1 or (reserved_large is not None and entry & PS)
+        if entry & (reserved_large if maps_page and level > 1 else reserved):
+            return EC_P | EC_RSVD, used
+        user_page &= entry
+        writable &= entry
+        xd |= entry & XD
+        if maps_page:
+            break
+        table = entry & address_bits & ~0xFFF
+    page = 1 << shift
+    if entry_bytes == 4 and level == 2:
+        base = entry & field(31, 22)
+        if cpuid.pse36:  # table 4-4: bits M-20 to 13 are address bits M-1 to 32
+            base |= (entry & field(cpuid.m - 20, 13)) << 19
+    else:
+        base = entry & address_bits & ~(page - 1)
+    frame = base + (gva & page - 1) >> 12
+    key = entry >> 59 & 15 if regs.lma else 0
+    rights = user_page & US != 0, writable & RW != 0, xd != 0
+    return Translation(frame, page, *rights, entry & D != 0, key), used
+
+
+def refusal(found: Translation, access: Access, regs: Regs) -> int:
+    """The error-code flags with which a translation refuses an access; 0 if it allows it."""
+    if regs.mode == "none":
+        return 0
+    flags = 0
+    if not allowed(
+        access, found.user_page, found.writable, found.xd, regs.wp, regs.smep, regs.smap
+    ):
+        flags = EC_P
+    # 4.7: the PK flag tells of the key whatever else was wrong, but only for user pages.
+    if (
+        regs.pke
+        and regs.lma
+        and found.user_page
+        and key_denies(access, found.key, regs.pkru, regs.wp)
+    ):
+        flags = EC_P | EC_PK
+    return flags
+
+
 def walk(
     read: Callable[[int, int], int],
     regs: Regs,
@@ -243,62 +331,17 @@ def walk(
     pdptes: tuple[int, ...] = (),
 ) -> Verdict:
     """Predict one access to `gva`. `read(gpa, bytes)` reads memory; `pdptes`: the PAE registers."""
-    mode = regs.mode
-    if mode == "none":
-        return Verdict(None, (gva & 0xFFFF_FFFF) >> 12, 0, {})
-    address_bits = (1 << cpuid.m) - 1
-    if mode in LINEAR_BITS:
-        if not canonical(gva, LINEAR_BITS[mode]):
-            return Verdict("not canonical")
-        table = regs.cr3 & address_bits & ~0xFFF
-    else:
-        gva &= 0xFFFF_FFFF
-        table = regs.cr3 & 0xFFFF_F000
-    if mode == "pae":
-        pdpte = pdptes[gva >> 30]
-        if not pdpte & P:
-            return Verdict(error_code(access, regs, 0))
-        table = pdpte & address_bits & ~0xFFF
-    entry_bytes, rows = steps(mode, cpuid, regs.pse, regs.nxe)
-    user_page = writable = True
-    xd = False
-    used = []
-    for level, shift, index_mask, reserved, reserved_large in rows:
-        gpa = table + (gva >> shift & index_mask) * entry_bytes
-        entry = read(gpa, entry_bytes)
-        used.append(gpa)
-        if not entry & P:
-            return Verdict(error_code(access, regs, 0))
-        maps_page = level == 1 or (reserved_large is not None and bool(entry & PS))
-        if entry & (reserved_large if maps_page and level > 1 else reserved):
-            return Verdict(error_code(access, regs, EC_P | EC_RSVD))
-        user_page = user_page and bool(entry & US)
-        writable = writable and bool(entry & RW)
-        xd = xd or bool(entry & XD)
-        if maps_page:
-            break
-        table = entry & address_bits & ~0xFFF
-    flags = 0
-    if not allowed(access, user_page, writable, xd, regs.wp, regs.smep, regs.smap):
-        flags = EC_P
-    # 4.7: the PK flag tells of the key whatever else was wrong, but only for user pages.
-    if regs.pke and regs.lma and user_page:
-        key = entry >> 59 & 15
-        if key_denies(access, key, regs.pkru, regs.wp):
-            flags = EC_P | EC_PK
+    found, used = translate(read, regs, gva, cpuid, pdptes)
+    if found.__class__ is not Translation:
+        return Verdict(found if found == "not canonical" else error_code(access, regs, found))
+    flags = refusal(found, access, regs)
     if flags:
         return Verdict(error_code(access, regs, flags))
-    page = 1 << shift
-    if entry_bytes == 4 and level == 2:
-        base = entry & field(31, 22)
-        if cpuid.pse36:  # table 4-4: bits M-20 to 13 are address bits M-1 to 32
-            base |= (entry & field(cpuid.m - 20, 13)) << 19
-    else:
-        base = entry & address_bits & ~(page - 1)
-    sets = dict.fromkeys(used, A)
-    if access.what == "w":
-        sets[used[-1]] |= D
-    return Verdict(None, base + (gva & page - 1) >> 12, page, sets, entry_bytes)
+    sets = {gpa: A for gpa, _ in used}
+    if access.what == "w" and used:
+        sets[used[-1][0]] |= D
+    entry_bytes = 4 if regs.mode == "32-bit" else 8
+    return Verdict(None, found.frame, found.page, sets, entry_bytes)
 
 
 def pdptes_fault(pdptes, cpuid):
