@@ -159,7 +159,7 @@ def make_machine(
         optional["shadow_pages"] = options.shadow_pages
     if options.quantum is not None:
         optional["quantum"] = options.quantum
-    return Machine(
+    machine = Machine(
         kernel.image,
         mmu=options.mmu,
         memory=options.memory or kernel.memory,
@@ -168,6 +168,8 @@ def make_machine(
         cpus=options.cpus,
         cpu_features=cpu_features(options, warn),
         audit=options.audit,
+        jit=options.jit,
+        clock=options.clock,
         format=options.format,
         address=options.address,
         entry=options.entry,
@@ -175,3 +177,18 @@ def make_machine(
         warn=warn,
         **optional,
     )
+    if options.shadow_policy:
+        set_policy(machine, options.shadow_policy)
+    return machine
+
+
+def set_policy(machine: Machine, text: str) -> None:
+    """Switch policies of the shadow MMU; raises UsageError."""
+    setter = getattr(machine.mmu, "set_policy", None)
+    try:
+        if setter is None:
+            raise ValueError(f"the plug-in {machine.mmu.name} has no policies")
+        setter(text)
+    except ValueError as error:
+        machine.close()
+        raise UsageError(f"--shadow-policy: {error}") from error

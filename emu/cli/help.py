@@ -51,7 +51,11 @@ how to run
   --max-insns N           stop after N instructions (exit code 124)
   --quantum N             instructions a virtual CPU runs before the next has its turn
   --seed N                seed of whatever is random
-  --clock KIND            how instructions are counted: auto, count, block
+  --jit on|off|auto       compiled code for TLB misses; auto (default): where it can be had
+  --clock KIND            how instructions are counted: auto, or instructions, one by one
+  --shadow-policy P=off,..
+                          switch off what the cache learnt after 2007: unsync, large, prefetch,
+                          flood
 
 exit codes: (value << 1) | 1 from the guest's isa-debug-exit (always odd); 0 power-off or idle,
 2 bad usage or kernel, 4 triple fault, 6 internal error, 124 timeout

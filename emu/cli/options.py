@@ -90,6 +90,8 @@ class RunOptions:
     quantum: int | None = None
     seed: int = 0
     clock: str = "auto"
+    jit: str = "auto"
+    shadow_policy: str = ""
     json: str | None = None
     summary: bool = False
     warnings: list[str] = field(default_factory=list)

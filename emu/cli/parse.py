@@ -126,6 +126,15 @@ def _attribute(name: str, convert: Callable[[str, str], object] | None = None,
     return put
 
 
+def _choice(name: str, choices: tuple[str, ...]) -> _Setter:
+    def put(options: RunOptions, value: str) -> None:
+        if value not in choices:
+            raise UsageError(f"--{name} {value}: one of {', '.join(choices)}")
+        setattr(options, name, value)
+
+    return put
+
+
 _VALUES: dict[str, _Setter] = {
     "kernel": _attribute("kernel"),
     "append": _attribute("append"),
@@ -150,7 +159,9 @@ _VALUES: dict[str, _Setter] = {
     "timeout": _attribute("timeout", parse_seconds),
     "max-insns": _attribute("max_insns", parse_positive, "--max-insns"),
     "quantum": _attribute("quantum", parse_positive),
-    "clock": _attribute("clock"),
+    "clock": _choice("clock", ("auto", "instructions")),
+    "jit": _choice("jit", ("auto", "on", "off")),
+    "shadow-policy": _attribute("shadow_policy"),
     "json": _attribute("json"),
 }
 _FLAGS: dict[str, str] = {

@@ -24,15 +24,15 @@ def version() -> str:
         return "unknown"
 
 
-def outcome_line(outcome: Outcome) -> str:
-    """Return how the run ended, in one line."""
+def outcome_line(outcome: Outcome, place: str = "") -> str:
+    """Return how the run ended, in one line; `place` as " in main+0x12"."""
     what = outcome.kind.value
     if outcome.kind is Kind.GUEST_EXIT:
         what = f"guest exit with {outcome.guest_code:#x}"
     elif outcome.kind is Kind.TRIPLE_FAULT:
         what = f"triple fault on vCPU {outcome.cpu}"
     return (
-        f"{what}, exit code {outcome.exit_code}, "
+        f"{what}{place}, exit code {outcome.exit_code}, "
         f"{outcome.instructions:,} instructions in {outcome.seconds:.2f} s"
     )
 

@@ -258,9 +258,19 @@ class Session:
         elif not options.for_qemu or outcome.kind not in (Kind.GUEST_EXIT, Kind.POWER_OFF):
             from emu.cli.report import outcome_line
 
-            say(outcome_line(outcome))
+            say(outcome_line(outcome, self._place(outcome)))
         self._write_reports(outcome)
         return code
+
+    def _place(self, outcome: Outcome) -> str:
+        """Return where a run stood that did not end by itself, by the kernel's own symbols."""
+        image = self.kernel.image
+        if outcome.kind not in (Kind.TRIPLE_FAULT, Kind.TIMEOUT, Kind.INSN_LIMIT) or not image:
+            return ""
+        from emu.boot.elf import is_elf, symbols
+
+        name = symbols(image).name_of(self.machine.regs.rip) if is_elf(image) else None
+        return f" in {name}" if name else ""
 
     @staticmethod
     def _explain_failure(report: str) -> None:

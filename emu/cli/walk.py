@@ -7,8 +7,7 @@ as they now are: what is missing there has not been needed yet. Neither walk cha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import zip_longest
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from emu.cli import qemu
@@ -34,7 +33,7 @@ The guest's serial output is dropped unless -serial says where it goes.
 """
 
 _OURS = {"at": True, "vcpu": True}
-_GAP = "   "
+_GAP = "     "
 
 
 def command(words: Sequence[str]) -> int:
@@ -94,12 +93,30 @@ def _both(machine: Machine, cpu: int, gva: int) -> str:
 
 
 def side_by_side(left: str, right: str) -> str:
-    """Return two texts as columns.
+    """Return two walks as columns, each level beside its like.
 
-    >>> print(side_by_side("a\\nbcd", "x\\ny"))
-    a     x
-    bcd   y
+    >>> print(side_by_side("guest\\nlevel 1 a", "shadow\\nlevel 2 x\\nlevel 1 y"))
+    guest         shadow
+                  level 2 x
+    level 1 a     level 1 y
     """
-    rows = list(zip_longest(left.splitlines(), right.splitlines(), fillvalue=""))
+    rows = list(_pair(left.splitlines(), right.splitlines()))
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{a:{width}}{_GAP}{b}".rstrip() for a, b in rows)
+
+
+def _level(line: str) -> int | None:
+    words = line.split()
+    return int(words[1]) if words[:1] == ["level"] else None
+
+
+def _pair(left: list[str], right: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield lines side by side; where only one side has a level, the other is blank."""
+    while left or right:
+        a, b = (_level(side[0]) if side else None for side in (left, right))
+        if a is not None and b is not None and a != b:
+            yield (left.pop(0), "") if a > b else ("", right.pop(0))
+        elif left and right and (a is None) != (b is None):
+            yield (left.pop(0), "") if b is None else ("", right.pop(0))
+        else:
+            yield left.pop(0) if left else "", right.pop(0) if right else ""

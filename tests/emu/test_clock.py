@@ -44,6 +44,20 @@ def test_a_cancelled_event_neither_runs_nor_is_awaited():
     assert seen == [2]
 
 
+def test_timers_set_over_and_over_do_not_pile_up():
+    clock, seen = Clock(), []
+    kept = [clock.at(n, lambda n=n: seen.append(n)) for n in (5, 10**15 + 1)]
+    event = None
+    for n in range(10_000):
+        clock.cancel(event)
+        event = clock.at(10**15 - n, lambda: seen.append("last"))
+    assert len(clock._queue) < 200
+    clock.run_due(10**16)
+    assert seen == [5, "last", 10**15 + 1]
+    clock.cancel(kept[0])
+    assert clock._cancelled == 0
+
+
 def test_an_event_may_cancel_another_that_is_due_at_the_same_time():
     clock, seen = Clock(), []
     clock.at(5, lambda: clock.cancel(victim))

@@ -25,6 +25,7 @@ _OK = 0x00
 _BAD_COMMAND = 0x01
 _NOT_FOUND = 0x04
 _WRITE_PROTECTED = 0x03
+_CONTROLLER_FAILED = 0x20
 _NOT_READY = 0x80
 
 # BIOS data area.
@@ -160,13 +161,15 @@ class Disks:
         disk = self.drives[call.dl]
         if lba is None or not count or lba + count > disk.sectors:
             return _NOT_FOUND
-        if how == "read":
-            call.memory.write_block(gpa, disk.read(lba, count), "device")
-        elif how == "write":
-            try:
+        try:
+            if how == "read":
+                call.memory.write_block(gpa, disk.read(lba, count), "device")
+            elif how == "write":
                 disk.write(lba, call.memory.read_block(gpa, count * SECTOR))
-            except OSError:
-                return _WRITE_PROTECTED
+        except PermissionError:
+            return _WRITE_PROTECTED
+        except OSError:
+            return _CONTROLLER_FAILED
         return _OK
 
     def _transfer_chs(self, call: Call, how: str) -> int:

@@ -389,14 +389,21 @@ def test_disk_errors(rig, disk, regs, status):
     assert rig.call(0x13, ax=0x0100, dx=0x80).rax >> 8 == status
 
 
-def test_read_only_disk(rig):
-    class ReadOnly(MemoryDisk):
-        def write(self, lba, data):
-            raise OSError
+@pytest.mark.parametrize(
+    ("error", "status"), [(PermissionError, 3), (OSError, 0x20)], ids=["read-only", "broken"]
+)
+@pytest.mark.parametrize("ax", [0x0201, 0x0301], ids=["read", "write"])
+def test_a_disk_that_fails(rig, ax, error, status):
+    class Failing(MemoryDisk):
+        def read(self, lba, count):
+            raise error
 
-    rig.bios.insert(0x80, ReadOnly(bytes(4096)))
-    regs = rig.call(0x13, ax=0x0301, cx=1, dx=0x80)
-    assert (regs.rflags & CF, regs.rax >> 8) == (1, 3)
+        def write(self, lba, data):
+            raise error
+
+    rig.bios.insert(0x80, Failing(bytes(4096)))
+    regs = rig.call(0x13, ax=ax, cx=1, dx=0x80)
+    assert (regs.rflags & CF, regs.rax) == (1, status << 8)
 
 
 def test_disk_parameters(rig, disk):

@@ -8,11 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.clock import MIN_PERIOD_NS, Clock
+from emu.devices.acpi_pm import AcpiPm, ApmPort
 from emu.devices.bus import PortBus
 from emu.devices.cmos import Cmos
 from emu.devices.debug_exit import DebugExit
 from emu.devices.debugcon import DebugConsole
+from emu.devices.fw_cfg import FwCfg
+from emu.devices.ide import IdeChannel
 from emu.devices.keyboard import Keyboard
+from emu.devices.pci import PciHost, i440fx_functions
 from emu.devices.pic import PicPair
 from emu.devices.pit import Pit
 from emu.devices.port61 import SystemControlB
@@ -21,6 +25,7 @@ from emu.devices.power import ShutdownPort, SleepControl
 from emu.devices.ps2 import KeyboardController
 from emu.devices.serial import Serial
 from emu.devices.vga import TEXT_SIZE, Vga
+from mmu.memory import Memory
 
 
 class Board:
@@ -45,7 +50,18 @@ class Board:
         bus.add(0x70, 0x71, Cmos(self.clock, pic.line(8), ram_below_4g=1 << 27))
         bus.add(0xE9, 0xE9, DebugConsole())
         bus.add(0xF4, 0xF7, DebugExit(nothing), width=4)
-        bus.add(0x604, 0x605, SleepControl(nothing), width=2)
+        bus.add(0xB004, 0xB005, SleepControl(nothing), width=2)
+        power = AcpiPm(self.clock, pic.line(9), nothing)
+        bus.add(0x600, 0x63F, power, width=4)
+        bus.add(0xB2, 0xB3, ApmPort(power))
+        bus.add(0xCF8, 0xCFF, PciHost(i440fx_functions(ide=True), nothing), width=4)
+        memory = Memory()
+        memory.add_ram(0, 0x10000)
+        firmware = FwCfg(memory, ram_size=0x10000, cpus=1, max_cpus=1)
+        bus.add(0x510, 0x51B, firmware, width=4)
+        ide = IdeChannel(self.clock, pic.line(14), None)
+        for first, last, width in ide.ports:
+            bus.add(first, last, ide, width)
         bus.add(0x8900, 0x8900, ShutdownPort(nothing))
         bus.add(0x3F8, 0x3FF, self.serial)
         for first, last in KeyboardController.PORTS:
@@ -74,7 +90,8 @@ CHIPS = {
     "cmos": [0x70, 0x71],
     "vga": [0x3B4, 0x3B5, 0x3BA, *range(0x3C0, 0x3D0), 0x3D4, 0x3D5, 0x3DA],
     "serial": list(range(0x3F8, 0x400)),
-    "debug and power": [0xE9, 0xF4, 0x604, 0x8900],
+    "debug and power": [0xE9, 0xF4, 0x604, 0x8900, 0xB004, 0xB2, 0x600, 0x602],
+    "pci and firmware": [0xCF8, 0xCF9, 0xCFC, 0x510, 0x511, 0x514, 0x518],
 }
 RUN_NS = 1_000_000
 
@@ -113,8 +130,8 @@ def test_random_accesses_do_no_harm(ports, data):
             ns = value % RUN_NS
             # Three periodic sources, and a one-shot of each chip.
             assert board.run_for(ns) <= 3 * (ns // MIN_PERIOD_NS) + 10
-        assert isinstance(board.vga.text, str)
         assert 0 <= board.pic.acknowledge() <= 0xFF or not board.pic.pending()
+    assert isinstance(board.vga.text, str)
 
 
 @pytest.mark.parametrize("width", [1, 2, 4])
