@@ -14,7 +14,7 @@ divided from one crystal, so that one PIT tick is three ACPI ticks exactly, as o
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 __all__ = [
@@ -113,13 +113,14 @@ class Clock:
     (250, None)
     """
 
-    __slots__ = ("_inserted", "_queue", "_time", "on_earlier", "progress")
+    __slots__ = ("_cancelled", "_inserted", "_queue", "_time", "on_earlier", "progress")
 
     def __init__(self) -> None:
         """Start at power-on, with nothing awaited."""
         self._time = 0
         self._queue: list[Event] = []
         self._inserted = 0
+        self._cancelled = 0  # events in the queue that will not happen
         self.progress: Callable[[], int] = _nothing
         """How many ns the running slice has advanced since `run_due` was last called; set by the
         scheduler, and 0 whenever it calls `run_due`. Must not go backwards."""
@@ -148,8 +149,15 @@ class Clock:
 
     def cancel(self, event: Event | None) -> None:
         """Take an event back. One that has happened, was cancelled, or is None is left alone."""
-        if event is not None:
-            event.callback = None
+        if event is None or event.callback is None:
+            return
+        event.callback = None
+        self._cancelled += 1
+        # A guest that keeps setting a far timer must not fill the host's memory.
+        if self._cancelled > 64 and 2 * self._cancelled > len(self._queue):
+            self._queue[:] = [event for event in self._queue if event.callback is not None]
+            heapify(self._queue)
+            self._cancelled = 0
 
     @property
     def next_event(self) -> int | None:
@@ -157,6 +165,7 @@ class Clock:
         queue = self._queue
         while queue and queue[0].callback is None:
             heappop(queue)
+            self._cancelled -= 1
         return queue[0].when if queue else None
 
     def run_due(self, now: int) -> None:
@@ -175,6 +184,7 @@ class Clock:
             event = heappop(queue)
             callback = event.callback
             if callback is None:
+                self._cancelled -= 1
                 continue
             if event.sequence >= limit:
                 late.append(event)

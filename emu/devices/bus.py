@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from emu.errors import UsageError
 from emu.outcome import Kind
 
-__all__ = ["IrqLine", "LogOnce", "PortBus", "PortDevice", "Stop", "TextSink"]
+__all__ = ["IrqLine", "LogOnce", "PortBus", "PortDevice", "Stop", "TextSink", "fan_out"]
 
 IrqLine = Callable[[bool], None]
 """A wire: the level that its driver now puts on it. Calls that change nothing are harmless."""
@@ -28,6 +28,16 @@ TextSink = Callable[[bytes], None]
 """Where a chip's output goes, byte by byte as the guest sends it, unbuffered."""
 
 PORTS = 0x1_0000
+
+
+def fan_out(*lines: IrqLine) -> IrqLine:
+    """Return a wire that drives several pins, as an ISA IRQ does of the 8259s and the I/O APIC."""
+
+    def drive(level: bool) -> None:
+        for line in lines:
+            line(level)
+
+    return drive
 
 
 class PortDevice(Protocol):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu.devices.bus import LogOnce, PortBus
+from emu.devices.bus import LogOnce, PortBus, fan_out
 from emu.devices.debugcon import DebugConsole
 from emu.errors import UsageError
 
@@ -100,6 +100,16 @@ def test_two_chips_on_one_port_are_refused_and_the_first_stays(bus):
         bus.add(0xF0, 0xF4, DebugConsole())
     assert bus.read(0xF0, 1) == 0xFF
     assert bus.read(0xF4, 1) == 0xF4
+
+
+def test_a_wire_drives_all_its_pins_in_order():
+    seen = []
+    wire = fan_out(
+        lambda level: seen.append(("pic", level)), lambda level: seen.append(("io", level))
+    )
+    wire(True)
+    wire(False)
+    assert seen == [("pic", True), ("io", True), ("pic", False), ("io", False)]
 
 
 def test_the_log_ends_at_its_limit(caplog):
