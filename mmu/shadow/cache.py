@@ -54,6 +54,7 @@ The 2007 series took the same number; Linux still does (detect_write_flooding)."
 MOST_UNSYNC = 64
 """So many tables may be out of sync at once; each is compared, 4 KiB, at the next CR3 load."""
 
+_LARGE_FAMILY = 16
 _LINE = 64  # tables are compared by so many bytes at a time
 
 
@@ -210,9 +211,23 @@ class ShadowCache:
         self.counters.mmu_pde_zapped += 1
         if page.level > 1 and not spte & SPTE_LARGE:
             self.unlink(place)
-            return True
+            return self._is_running(page)
         self.drop_leaf(place)
         return self.tlb.is_held((spte & SPTE_EPOCH) >> SPTE_EPOCH_SHIFT)
+
+    def _is_running(self, page: ShadowPage) -> bool:
+        """Return whether some vCPU's tables lead through a page now. If not, no TLB holds what it
+        says: a CR3 load empties the TLB. Looks upward, and gives up on a large family."""
+        family = [page]
+        for member in family:
+            if member.pins or len(family) > _LARGE_FAMILY:
+                return True
+            for place in member.parents:
+                parent = self.pool.page_at(place)
+                if parent is None:  # a root table
+                    return True
+                family.append(parent)
+        return False
 
     # --- Zapping ------------------------------------------------------------------------------
 
@@ -302,7 +317,7 @@ class ShadowCache:
             if entry_bytes != (4 if page.glevels == 2 else 8):
                 held |= self._zap_bytes(page, offset, size)
             if not entry_bytes and self.policy.flood:
-                held |= self._detect_flood(page)
+                self._detect_flood(page)
         if held:
             self.tlb.flush_all()
 
@@ -321,20 +336,19 @@ class ShadowCache:
                 held |= self.zap_entry(page, place)
         return held
 
-    def _detect_flood(self, page: ShadowPage) -> bool:
+    def _detect_flood(self, page: ShadowPage) -> None:
         """Count a write to a page's table; take the page out if it is written and never used.
 
-        Stays: a page that a vCPU runs on. Returns whether the TLBs must be flushed, which is so
-        when the page goes: an entry that sends stores to us would go on doing so.
+        Stays: a page that a vCPU runs on. A TLB entry that sends stores to us may stay too, until
+        the next store through it finds no table (see ShadowMmu.written).
         """
         page.writes += 1
         if page.writes < FLOOD_WRITES or page.pins:
-            return False
+            return
         if any(map(self.pool.is_root_place, page.parents)):
-            return False
+            return
         self.counters.mmu_flooded += 1
         self.zap_page(page)
-        return True
 
     # --- Out of sync --------------------------------------------------------------------------
 
