@@ -119,8 +119,16 @@ def test_ci_runs_what_the_readme_says():
 
 
 @needs_sources
-def test_readme_shows_the_real_help():
-    """Every option that README names exists."""
+def test_readme_shows_what_hello_prints():
+    from guests import GUESTS
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("$ shadowcorn run guest:hello\n")[2].partition("shadowcorn: ")[0]
+    assert shown == GUESTS["hello"].expected
+
+
+@needs_sources
+def test_every_option_that_the_readme_names_exists():
     from emu.cli.parse import TAKES_VALUE
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
