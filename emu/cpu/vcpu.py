@@ -197,6 +197,9 @@ class Vcpu:
         self._fills_between_flushes = _FILLS_BEFORE_GROWING
         self._fills_left = _FILLS_BEFORE_GROWING
         self._running = False
+        self._between = False  # inside the interrupt hook: no instruction is under way
+        self._done = 0  # instructions of the present slice, before the engine was last entered
+        self._budget = 0  # of the present slice
         self._exit: Exit | None = None
         self._stop_at = -1  # the instruction counter when a hook asked to stop
         self._kicked = False
@@ -660,7 +663,9 @@ class Vcpu:
         self._aborted = event, bytes(self.hidden.b[:ABORT_BYTES])
         self.flush_tlb()
         self._state.words[_LEFT] = 0  # has compiled code leave every fill to Python
-        self.request(H.INTERRUPT_SMI)
+        hidden = self.hidden
+        hidden.cpu[hidden.interrupt_request] |= H.INTERRUPT_SMI
+        hidden.icount_high[0] = -1  # in mid-instruction, too: nothing of it will stay
 
     def finish_abort(self) -> None:
         """Do the second half of `_abort`, from the interrupt hook."""
@@ -722,6 +727,7 @@ class Vcpu:
 
     def _intr(self, _uc: int, number: int, _data: int) -> None:
         """Serve an exception, a software interrupt, or an intercept."""
+        self._between = True
         try:
             d = self.hidden.d
             if self._aborted is not None:
@@ -750,6 +756,8 @@ class Vcpu:
                 self.intercepts.handlers[number - H.VMEXIT]()
         except BaseException as error:
             self._fail(error)
+        finally:
+            self._between = False
 
     def _exception(self, vector: int) -> None:
         if vector == Vector.UD:
@@ -827,9 +835,8 @@ class Vcpu:
     def _tick(self) -> None:
         """Count an event as an instruction: a loop of events alone must end with the budget."""
         clock = self._clock
-        count = clock[0] + 1
-        clock[0] = count
-        if count >= clock[1]:
+        clock[0] = count = clock[0] + 1
+        if self._done + count >= self._budget:
             self._stop(Exit.BUDGET)
 
     def _fail(self, error: BaseException) -> None:
@@ -842,9 +849,21 @@ class Vcpu:
         """Leave the engine before its next instruction."""
         if self._exit is None or reason is Exit.SHUTDOWN:
             self._exit = reason
-            self._stop_at = self.progress()
-        if self._running:
+            self._stop_at = self._clock[0]
+        self._pause()
+
+    def _pause(self) -> None:
+        """Have the engine come back behind the instruction that is executing; `run` goes on.
+
+        Not by `uc_emu_stop`: the engine looks for that order after every single memory access, and
+        an instruction that has stored already would be left and then executed again. Only in the
+        interrupt hook no instruction is under way.
+        """
+        if self._between:
             raw.stop(self._handle)
+        else:
+            clock = self._clock
+            clock[1] = min(clock[0], clock[1])
 
     # --- Interrupts -------------------------------------------------------------------------------
 
@@ -863,8 +882,10 @@ class Vcpu:
         """Set a bit of QEMU's interrupt request word, and have it looked at soon."""
         hidden = self.hidden
         hidden.cpu[hidden.interrupt_request] |= bit
-        if self._running and (bit != H.INTERRUPT_VIRQ or self._window_open()):
-            hidden.icount_high[0] = -1
+        # In the interrupt hook the engine looks by itself before it goes on.
+        waits = bit == H.INTERRUPT_VIRQ and not self._window_open()
+        if self._running and not self._between and not waits:
+            self._pause()
 
     def withdraw(self, bit: int) -> None:
         """Clear a bit of QEMU's interrupt request word."""
@@ -936,13 +957,14 @@ class Vcpu:
 
     def progress(self) -> int:
         """Return how many instructions the slice that runs now has begun; 0 between slices."""
-        return self._clock[0] if self._running else 0
+        return self._done + self._clock[0] if self._running else 0
 
     def limit(self, budget: int) -> None:
         """Shorten the running slice to `budget` instructions in all, or to those begun by now."""
-        clock = self._clock
-        if self._running and budget < clock[1]:
-            clock[1] = max(budget, clock[0])
+        if self._running and budget < self._budget:
+            clock = self._clock
+            self._budget = max(budget, self._done + clock[0])
+            clock[1] = min(clock[1], self._budget - self._done)
 
     def leave(self) -> None:
         """End the slice behind the instruction that is executing; for devices, inside a hook."""
@@ -953,7 +975,7 @@ class Vcpu:
         """Leave `run` at the next boundary, or return from the next `run` at once. Any thread."""
         self._kicked = True
         if self._running:
-            raw.stop(self._handle)
+            self._clock[1] = 0
 
     def yielded(self) -> None:
         """End the slice: the guest has executed PAUSE."""
@@ -967,35 +989,22 @@ class Vcpu:
             if not self.can_wake:
                 return Exit.HALT
             self.halted = False
-        if self._kicked:
-            self._kicked = False
-            return Exit.KICKED
-        hidden = self.hidden
         self._exit = None
+        self._done = 0
+        self._budget = budget
         self._running = True
-        if self._counts_blocks:
-            words = self._state.words
-            words[0], words[1], words[compiled.STOPPED // 8] = 0, budget, 0
-            error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
-            count, over = words[0], bool(words[compiled.STOPPED // 8])
-        else:
-            error = raw.start(self._handle, hidden.q[H.RIP_Q], budget)
-            count = hidden.uc[hidden.counter]
-            over = count > hidden.uc[hidden.limit]
-        self._running = False
+        try:
+            while True:
+                over, error = self._enter()
+                if not over or self._exit is not None or self._kicked:
+                    break
+                if error != raw.ERR_OK or self._done >= self._budget:
+                    break
+        finally:
+            self._running = False
+            self.executed += self._done
         if self._stepping:
             self._end_step(-1)
-        if self._exit is not None:
-            count, reason = self._stop_at, self._exit
-        elif self._kicked:
-            count, reason = min(count, budget), Exit.KICKED
-        elif over:
-            count, reason = count - (not self._counts_blocks), Exit.BUDGET
-        else:
-            reason = Exit.HALT
-            self.halted = not self.can_wake
-        self._kicked = False
-        self.executed += count
         while self._deferred:
             self._deferred.pop(0)()
         if self._failure is not None:
@@ -1003,6 +1012,32 @@ class Vcpu:
             raise failure
         if error != raw.ERR_OK:
             raise EngineError(f"Unicorn stopped: {raw.describe(error)}")
-        if reason is Exit.HALT and not self.halted:
-            return Exit.BUDGET
-        return reason
+        if self._exit is not None:
+            return self._exit
+        if self._kicked:
+            self._kicked = False
+            return Exit.KICKED
+        if not over:
+            self.halted = not self.can_wake
+        return Exit.HALT if self.halted else Exit.BUDGET
+
+    def _enter(self) -> tuple[bool, int]:
+        """Run the engine for what is left of the slice: (whether the clock stopped it, uc_err)."""
+        hidden = self.hidden
+        budget = 0 if self._kicked else max(self._budget - self._done, 1)
+        if self._counts_blocks:
+            words = self._state.words
+            words[0], words[1], words[compiled.STOPPED // 8] = 0, budget, 0
+            error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
+            count, over = words[0], bool(words[compiled.STOPPED // 8])
+        else:
+            # A limit of 0 would mean none, and have all translated code thrown away.
+            error = raw.start(self._handle, hidden.q[H.RIP_Q], max(budget, 1))
+            count = hidden.uc[hidden.counter]
+            over = count > hidden.uc[hidden.limit]
+            count -= over
+        if self._exit is not None:
+            count = self._stop_at
+        self._clock[0] = 0
+        self._done += count
+        return over, error
