@@ -151,6 +151,24 @@ _TABLE = (
         "PIT interrupts by the 8259 against TSC, APIC timer, RTC, ACPI PM timer, HPET",
         "ticks.elf",
     ),
+    Guest(
+        "smc_smp",
+        "code rewritten under other processors",
+        "cross-modifying code through three addresses, by every processor, in mid-loop, a page "
+        "at a time, and by a change of frame",
+        "smc_smp.elf",
+        cpus=(1, 2, 4, 8),
+        needs_smp=True,
+    ),
+    Guest(
+        "spinlock",
+        "all processors, one counter",
+        "locks by XCHG, BTS and tickets, with and without PAUSE, and locked counters; a lock in "
+        "a live page table",
+        "spinlock.elf",
+        cpus=(1, 2, 4, 8, 16),
+        needs_smp=True,
+    ),
 )
 
 GUESTS: dict[str, Guest] = {guest.name: guest for guest in _TABLE}

@@ -6,8 +6,8 @@ this file lays them out: labels, sections, code size, data, alignment, passes un
 moves. NASM takes the same sources (``nasm -f bin``, ``image_end`` and ``bss_end`` given), which
 makes it a check of ours; it puts .bss elsewhere where a section has ``vstart``.
 
-Directives: ``bits``, ``org``, ``section NAME [vstart=ADDRESS]``, ``[section NAME]`` with
-``__SECT__`` to return, ``global`` (ignored), ``equ``, ``times``, ``align``/``alignb``, ``db`` to
+Directives: ``bits``, ``org``, ``section NAME [vstart=ADDRESS] [align=BYTES]``, ``[section NAME]``
+with ``__SECT__`` to return, ``global`` (ignored), ``equ``, ``times``, ``align``/``alignb``, ``db`` to
 ``dq``, ``resb`` to ``resq``. Sections stand in the file in the order .text, the
 others as met, .bss last and unwritten; a section with ``vstart`` is linked to run there and has
 to be copied there by the guest from ``section.NAME.start``.
@@ -58,8 +58,9 @@ class _Statement:
 @dataclass(slots=True)
 class _Section:
     name: str
-    vstart: str | None
     order: int
+    vstart: str | None = None
+    align: int = _SECTION_ALIGN
     statements: list[_Statement] = field(default_factory=list)
     start: int = 0
     size: int = 0
@@ -98,14 +99,24 @@ class _Assembler:
         self.symbols: dict[str, int] = {}
         self.encoder = Encoder()
         self.final = False
-        self._section(".text", None)
+        self._section(".text", "", None)
         self._read(lines)
 
     # -- reading --------------------------------------------------------------------------
 
-    def _section(self, name: str, vstart: str | None) -> _Section:
+    def _section(self, name: str, attributes: str, line: Line | None) -> _Section:
+        """The section ``name``; its attributes count where it is met first."""
         if name not in self.sections:
-            self.sections[name] = _Section(name, vstart, len(self.sections))
+            section = _Section(name, len(self.sections))
+            for attribute in attributes.split():
+                key, _, value = attribute.partition("=")
+                if key == "vstart":
+                    section.vstart = value
+                elif key == "align":
+                    section.align = int(value, 0)
+                elif line is not None:
+                    raise line.error(f"unknown attribute {key}")
+            self.sections[name] = section
         return self.sections[name]
 
     def _read(self, lines: list[Line]) -> None:
@@ -120,8 +131,7 @@ class _Assembler:
             rest = rest.strip()
             if word == "section":
                 name, _, attributes = rest.partition(" ")
-                match = re.match(r"vstart=(.+)$", attributes.strip())
-                current = self._section(name, match[1] if match else None).name
+                current = self._section(name, attributes, line).name
                 home = home if primitive else current
                 continue
             if word == "bits":
@@ -191,7 +201,7 @@ class _Assembler:
         at = self.origin
         for section in self._ordered():
             if section.order or section.statements:
-                at += -at % (4096 if section.name == ".bss" else _SECTION_ALIGN)
+                at += -at % (4096 if section.name == ".bss" else section.align)
             section.start = at
             self.symbols[f"section.{section.name}.start"] = at
             run_at = at if section.vstart is None else evaluate(section.vstart, self._constant)
