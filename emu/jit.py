@@ -137,6 +137,7 @@ def _compile(llvm: Any) -> bytes:
     }
     names = dict(_primitives())
     mmu, vcpu, _ = _sources()
+    names["refill"] = njit(_bound(mmu.refill, names), inline="always")
     names["hit"] = njit(_bound(mmu.hit, names), inline="always")
     linked = llvm.parse_assembly("")
     for name in _ENTRY_POINTS:
@@ -217,6 +218,7 @@ def _primitives() -> dict[str, Any]:
         "load32": load(32),
         "load64": load(64),
         "store8": store(8),
+        "store32": store(32),
         "store64": store(64),
         "call_fill": call_fill,
         "call_stop": call_stop,

@@ -24,6 +24,10 @@ class CountsFills(Protocol):
     def fills(self) -> int:
         """How many it has answered."""
 
+    @property
+    def refills(self) -> int:
+        """How many of them needed a new leaf."""
+
 
 class Counters:
     """What a memory management unit counts. KVM's names where KVM counts the same.
@@ -100,7 +104,10 @@ class Counters:
     def as_dict(self) -> dict[str, int]:
         """Return all counters by name, with what compiled code has counted."""
         counts = {name: getattr(self, name) for name in self.__slots__ if name != "compiled"}
-        counts["fills"] += sum(block.fills for block in self.compiled)
+        for block in self.compiled:
+            counts["fills"] += block.fills
+            counts["pf_taken"] += block.refills
+            counts["pf_fixed"] += block.refills
         return counts
 
 

@@ -179,6 +179,11 @@ class Memory:
             return found
         return None
 
+    def host_address(self, gpa: int) -> int:
+        """Return where in this process a byte of RAM is, 0 if it is not RAM."""
+        slot = self.slot_at(gpa)
+        return slot.host + gpa - slot.gpa if slot is not None and slot.kind == "ram" else 0
+
     def slots(self) -> Iterator[Slot]:
         """Yield the slots by rising address."""
         return (interval.data for interval in sorted(self._slots))

@@ -31,6 +31,11 @@ def store8(address: int, value: int) -> None:
     ctypes.c_uint8.from_address(address).value = value
 
 
+def store32(address: int, value: int) -> None:
+    """Set the 32-bit word at an address."""
+    ctypes.c_uint32.from_address(address).value = value
+
+
 def store64(address: int, value: int) -> None:
     """Set the 64-bit word at an address."""
     ctypes.c_int64.from_address(address).value = value

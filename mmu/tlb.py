@@ -19,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from array import array
+from collections.abc import Iterator
 
 from .api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE, TlbHost
 from .arch import ACCESS_FETCH, ACCESS_WRITE, PAGE_SHIFT
@@ -27,6 +28,25 @@ from .memory import Memory
 
 EPOCHS = 128
 """Epochs run from 1 to 127 and round; 0 stands for never."""
+
+
+def frames_of(memory: Memory) -> int:
+    """Return how many frames there are up to the highest that is RAM or ROM."""
+    return 1 + max(
+        (slot.end >> PAGE_SHIFT for slot in memory.slots() if not slot.device), default=0
+    )
+
+
+def nonzero(view: memoryview) -> Iterator[int]:
+    """Yield the indices of the elements that are not zero; empty stretches cost next to nothing."""
+    step = 1024
+    empty = bytes(step * view.itemsize)
+    for first in range(0, len(view), step):
+        part = view[first : first + step]
+        if part.tobytes() != empty[: part.nbytes]:
+            for index, value in enumerate(part, first):
+                if value:
+                    yield index
 
 
 def trap_permissions(access: int) -> int:
@@ -68,8 +88,7 @@ class TlbTracker:
 
     def _make_room(self) -> None:
         """Have a byte for every frame that is RAM or ROM, for each kind of grant."""
-        slots = self._memory.slots()
-        frames = 1 + max((slot.end >> PAGE_SHIFT for slot in slots if not slot.device), default=0)
+        frames = frames_of(self._memory)
         buffers = [mmap.mmap(-1, frames) for _ in range(3)]
         self.written_epoch = memoryview(buffers[0])
         self.checked_epoch = memoryview(buffers[1])

@@ -20,15 +20,29 @@ one stale upper entry would stand for too much.
 
 from __future__ import annotations
 
+import mmap
 from array import array
 from collections.abc import Iterable
 
 from ..arch import ACC_EXEC, ACC_USER, PAGE_OFFSET, PAGE_SHIFT, PAGE_SIZE
 from ..events import Counters, Tracer
 from ..memory import Memory
-from ..tlb import TlbTracker
+from ..tlb import TlbTracker, address_of, frames_of
+from .compiled import (
+    FRAME_OTHER,
+    FRAME_RAM,
+    FRAME_TABLE,
+    NOTE_ACCESS_SHIFT,
+    NOTE_ALONE,
+    NOTE_HAS_PKEY,
+    NOTE_IS_TABLE,
+    NOTE_WIDE,
+)
 from .policy import Policy
 from .pool import (
+    NOTE_ABOUT,
+    NOTE_CAME_FROM,
+    NOTE_TABLE,
     SPTE_EPOCH,
     SPTE_EPOCH_SHIFT,
     SPTE_FRAME,
@@ -70,8 +84,13 @@ class ShadowCache:
         self.counters = counters
         self.policy = policy
         self.words = pool.words
-        self.rmap = Rmap()
-        self.rmap_large = Rmap()  # from gfn >> 9
+        frames = frames_of(memory)
+        self.rmap = Rmap(frames)
+        self.rmap_large = Rmap((frames >> 9) + 1)  # from gfn >> 9
+        self.frame_state = memoryview(b"")
+        """For compiled code, a byte a frame: FRAME_*."""
+        self.frame_state_address = 0
+        self._find_frames()
         self.pages: dict[int, ShadowPage] = {}
         self.tables: dict[int, list[ShadowPage]] = {}
         self.tables_in_large: dict[int, int] = {}  # gfn >> 9 -> shadowed frames among the 512
@@ -79,6 +98,47 @@ class ShadowCache:
         self.unsync: dict[int, array[int]] = {}
         self.obsolete: list[ShadowPage] = []  # unreachable, still to be taken apart
         self.trace: Tracer | None = None
+
+    def _find_frames(self) -> None:
+        """Have a state for every frame; none is a table."""
+        buffer = mmap.mmap(-1, frames_of(self.memory))
+        self.frame_state = memoryview(buffer)
+        self.frame_state_address = address_of(buffer)
+        for slot in self.memory.slots():
+            if slot.kind == "ram":
+                first, last = slot.gpa >> PAGE_SHIFT, slot.end >> PAGE_SHIFT
+                self.frame_state[first:last] = bytes([FRAME_RAM]) * (last - first)
+
+    def remapped(self) -> None:
+        """Note that the memory slots have changed; every page must be obsolete."""
+        frames = frames_of(self.memory)
+        self.rmap.resize(frames)
+        self.rmap_large.resize((frames >> 9) + 1)
+        self._find_frames()
+
+    def _set_frame_state(self, gfn: int, protected: bool) -> None:
+        if gfn < len(self.frame_state) and self.frame_state[gfn] != FRAME_OTHER:
+            self.frame_state[gfn] = FRAME_TABLE if protected else FRAME_RAM
+
+    def _note_tables(self, gfn: int) -> None:
+        """Tell compiled code about the leaf tables that stand on a frame, after any change."""
+        pages = self.tables[gfn]
+        host = self.memory.host_address(gfn << PAGE_SHIFT)
+        came_from = self.unsync.get(gfn)
+        notes = self.pool.notes
+        for page in pages:
+            if page.level > 1 or not host:
+                continue
+            about = gfn << PAGE_SHIFT | NOTE_IS_TABLE | page.access << NOTE_ACCESS_SHIFT
+            if page.glevels > 2:
+                about |= NOTE_WIDE
+            if page.glevels >= 4:
+                about |= NOTE_HAS_PKEY
+            if len(pages) == 1:
+                about |= NOTE_ALONE
+            notes[page.note + NOTE_ABOUT] = about
+            notes[page.note + NOTE_TABLE] = host
+            notes[page.note + NOTE_CAME_FROM] = came_from.buffer_info()[0] if came_from else 0
 
     # --- Look-up ------------------------------------------------------------------------------
 
@@ -110,9 +170,11 @@ class ShadowCache:
                 self.tables[gfn] = [page]
                 group = gfn >> 9
                 self.tables_in_large[group] = self.tables_in_large.get(group, 0) + 1
+                self._set_frame_state(gfn, True)
                 self._write_protect(gfn)
             else:
                 siblings.append(page)
+            self._note_tables(gfn)
         if self.trace is not None:
             self.trace(f"kvm_mmu_get_page: {describe_role(gfn, role)} new")
         return page
@@ -262,8 +324,10 @@ class ShadowCache:
         siblings = self.tables[gfn]
         siblings.remove(page)
         if siblings:
+            self._note_tables(gfn)
             return
         del self.tables[gfn]
+        self._set_frame_state(gfn, False)
         self.unsync.pop(gfn, None)
         group = gfn >> 9
         self.tables_in_large[group] -= 1
@@ -279,6 +343,8 @@ class ShadowCache:
         for page in self.obsolete:
             page.obsolete = True
         self.pages.clear()
+        for gfn in self.tables:
+            self._set_frame_state(gfn, False)
         self.tables.clear()
         self.tables_in_large.clear()
         self.unsync.clear()
@@ -363,6 +429,8 @@ class ShadowCache:
         if table is None or any(page.level > 1 for page in self.tables[gfn]):
             return False
         self.unsync[gfn] = array("Q", table)
+        self._set_frame_state(gfn, False)
+        self._note_tables(gfn)
         self.counters.mmu_unsync += 1
         if self.trace is not None:
             self.trace(f"kvm_mmu_unsync_page: gfn {gfn:x}")
@@ -371,6 +439,8 @@ class ShadowCache:
     def sync(self, gfn: int) -> None:
         """Bring a table back in sync: zap what followed from changed entries, protect it again."""
         before = self.unsync.pop(gfn).tobytes()
+        self._set_frame_state(gfn, True)
+        self._note_tables(gfn)
         if self.trace is not None:
             self.trace(f"kvm_mmu_sync_page: gfn {gfn:x}")
         table = self.memory.table64(gfn)

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The walk over the shadow tables as compiled code: what hardware does under KVM.
+"""The walk over the shadow tables as compiled code: what hardware does under KVM, and a bit more.
 
-:func:`hit` says the same as the first half of :meth:`ShadowMmu.translate`, on plain memory: it
-follows the tables from the vCPU's root and answers if the leaf allows the access and no rule needs
-a second look. For everything else it returns 0 and Python decides. It never enters Python, builds
-nothing, and leaves behind only what Python would: the epoch in the leaf and in the tracker's bytes.
+:func:`hit` says the same as :meth:`ShadowMmu.translate`, on plain memory: it follows the tables
+from the vCPU's root and answers if the leaf allows the access. If the leaf is missing or too
+narrow, :func:`refill` makes it from the guest's entry, as :meth:`Faults.leaf_fault` does. For
+everything else, and wherever a rule needs a second look, both return 0 and Python decides. They
+never enter Python, and leave behind what Python would: the epoch in the leaf and in the tracker's
+bytes, A and D, the reverse map.
 
-The function is written in a small subset of Python (signed 64-bit integers, ``while``, ``if``, and
-the loads and stores that it is given), so that the same text runs compiled and, for tests, as it
-stands. What compiles it is not this package's business (see emu/jit.py).
+The functions are written in a small subset of Python (signed 64-bit integers, ``while``, ``if``,
+and the loads and stores that they are given), so that the same text runs compiled and, for tests,
+as it stands. What compiles it is not this package's business (see emu/jit.py).
 
 A vCPU's *block* is the 64-bit words that :func:`hit` starts from; :class:`Block` keeps them.
 """
@@ -19,12 +21,11 @@ import ctypes
 from typing import TYPE_CHECKING
 
 from ..arch import ACCESS_FETCH, ACCESS_USER, ACCESS_WRITE
-from ..plain import load8, load64, store8, store64
+from ..plain import load8, load32, load64, store8, store32, store64
 
 if TYPE_CHECKING:
-    from ..tlb import TlbTracker
+    from .cache import ShadowCache
     from .context import ShadowContext
-    from .pool import Pool
 
 # Byte offsets in a block.
 WORDS = 0  # address of the shadow tables
@@ -32,15 +33,39 @@ ROOT = 8  # first place of the root
 TOP_SHIFT = 16  # shift of the top level: 30, 39 or 48
 GVA_MASK = 24
 CANONICAL = 32  # the highest bits that must be alike start here; 63 for none
-BLOCKED = 40  # not 0: Python answers everything (protection keys)
+BLOCKED = 40  # not 0: Python answers everything (protection keys, tracing)
 NO_WRITES = 48  # not 0: Python answers writes (dirty logging)
 NO_FETCHES = 56  # not 0: Python answers fetches (several vCPUs, SMAP)
 TRACKER = 64  # address of the tracker's shared words: epoch, and the addresses of its bytes
 FILLS = 72  # counts answers
-TESTS = 80  # (mask, want) for read, write, fetch; supervisor, then user
+REFILLS = 80  # of these, answered after making the leaf
+NOTES = 88  # address of the tables' notes
+RESERVED = 96  # reserved bits of the guest's leaf entries
+FRAME_BITS = 104  # the bits of an entry that are an address
+FRAMES = 112  # how many frames the arrays below have
+STATES = 120  # address of a byte a frame: FRAME_*
+HEADS = 128  # address of the reverse map's array
+TESTS = 136  # (mask, want) for read, write, fetch; supervisor, then user
 BLOCK_BYTES = TESTS + 6 * 16
 
+# A frame's state.
+FRAME_OTHER = 0  # no RAM
+FRAME_RAM = 1
+FRAME_TABLE = 3  # RAM that holds a guest page table in sync
+
+# The first word of a table's note: the table's frame, and
+NOTE_IS_TABLE = 1 << 0  # a leaf table of the guest's, in RAM
+NOTE_WIDE = 1 << 1  # of 8-byte entries
+NOTE_ACCESS_SHIFT = 4  # three bits: the inherited access
+NOTE_ALONE = 1 << 7  # no other shadow page stands for the same frame
+NOTE_HAS_PKEY = 1 << 8  # entries carry protection keys
+
 KINDS = (0, ACCESS_WRITE, ACCESS_FETCH)
+
+_FRAME = (1 << 52) - (1 << 12)
+_NX = -(1 << 63)
+_EPOCH = 127 << 52
+_PKEY = 15 << 59
 
 
 def hit(block: int, gva: int, kind: int, user: int) -> int:
@@ -57,22 +82,29 @@ def hit(block: int, gva: int, kind: int, user: int) -> int:
     words = load64(block + WORDS)
     place = load64(block + ROOT)
     shift = load64(block + TOP_SHIFT)
+    large = False
     while True:
-        leaf = words + ((place + ((gva >> shift) & 511)) << 3)
-        spte = load64(leaf)
+        place += (gva >> shift) & 511
+        spte = load64(words + (place << 3))
+        if shift == 12:
+            break
         if spte & 0x81 != 1:
             if spte & 1 == 0:
                 return 0
-            gpa = (spte & 0x000F_FFFF_FFFF_F000) | (gva & 0x1F_F000)
+            large = True
             break
-        if shift == 12:
-            gpa = spte & 0x000F_FFFF_FFFF_F000
-            break
-        place = (spte & 0x000F_FFFF_FFFF_F000) >> 3
+        place = (spte & _FRAME) >> 3
         shift -= 9
     test = block + TESTS + user * 48 + kind * 16
     if spte & load64(test) != load64(test + 8):
-        return 0
+        if large:
+            return 0
+        spte = refill(block, place, gva, kind, load64(test), load64(test + 8))
+        if spte == 0:
+            return 0
+    gpa = spte & _FRAME
+    if large:
+        gpa |= gva & 0x1F_F000
     tracker = load64(block + TRACKER)
     epoch = load64(tracker)
     if spte & 512 != 0:  # SPTE_TRAP: a device, or nothing
@@ -96,9 +128,75 @@ def hit(block: int, gva: int, kind: int, user: int) -> int:
             return 0
         store8(fetched, epoch)
         answer = gpa | 5
-    store64(leaf, (spte & ~(127 << 52)) | (epoch << 52))
+    store64(words + (place << 3), (spte & ~_EPOCH) | (epoch << 52))
     store64(block + FILLS, load64(block + FILLS) + 1)
     return answer
+
+
+def refill(block: int, place: int, gva: int, kind: int, mask: int, want: int) -> int:
+    """Make the leaf at ``place`` from the guest's entry if that allows the access; else return 0.
+
+    Nothing is changed before everything is known to be in order. ``mask`` and ``want`` are the
+    permission check.
+    """
+    note = load64(block + NOTES) + ((place >> 9) << 5)
+    about = load64(note)
+    if about & NOTE_IS_TABLE == 0:
+        return 0
+    table = load64(note + 8)
+    wide = about & NOTE_WIDE
+    index = (gva >> 12) & 511 if wide != 0 else (gva >> 12) & 1023
+    gpte = load64(table + (index << 3)) if wide != 0 else load32(table + (index << 2))
+    if gpte & 1 == 0 or gpte & load64(block + RESERVED) != 0:
+        return 0
+    rights = (about >> NOTE_ACCESS_SHIFT) & ((gpte & 6) | 1)
+    if wide != 0 and gpte & _NX != 0:
+        rights &= 6
+    now = gpte | (0x60 if kind == 1 else 0x20)
+    spte = (gpte & load64(block + FRAME_BITS)) | 1 | (rights & 4)
+    if rights & 1 == 0:
+        spte |= _NX
+    if rights & 2 != 0 and now & 0x40 != 0:
+        spte |= 2
+    if spte & mask != want:
+        return 0
+    gfn = (spte & _FRAME) >> 12
+    if gfn >= load64(block + FRAMES) or load8(load64(block + STATES) + gfn) != FRAME_RAM:
+        return 0
+    at = load64(block + WORDS) + (place << 3)
+    old = load64(at)
+    head = load64(block + HEADS) + (gfn << 2)
+    if old & 1 != 0:
+        if (old ^ spte) & (_FRAME | 512) != 0:
+            return 0
+    elif load32(head) != 0:
+        return 0
+    if now != gpte:
+        fetched = load64(load64(block + TRACKER) + 16) + ((about & _FRAME) >> 12)
+        if about & NOTE_ALONE == 0 or load8(fetched) != 0 or load64(block + NO_WRITES) != 0:
+            return 0
+    came_from = load64(note + 16)
+    if came_from != 0:
+        if about & NOTE_ALONE == 0:
+            return 0
+        word = index << 3 if wide != 0 else (index >> 1) << 3
+        if wide == 0 and load64(came_from + word) != load64(table + word):
+            return 0
+    if now != gpte:
+        if wide != 0:
+            store64(table + (index << 3), now)
+        else:
+            store32(table + (index << 2), now)
+    if came_from != 0:
+        store64(came_from + word, load64(table + word))
+    if old & 1 == 0:
+        store32(head, place + 1)
+    if about & NOTE_HAS_PKEY != 0:
+        spte |= gpte & _PKEY
+    store64(note + 24, 0)
+    store64(at, spte)
+    store64(block + REFILLS, load64(block + REFILLS) + 1)
+    return spte
 
 
 class Block:
@@ -114,22 +212,34 @@ class Block:
         """How many misses :func:`hit` has answered."""
         return self.words[FILLS // 8]
 
+    @property
+    def refills(self) -> int:
+        """How many of them needed a new leaf."""
+        return self.words[REFILLS // 8]
+
     def set_root(self, root: int) -> None:
         """Let the walk start at another place."""
         self.words[ROOT // 8] = root
 
-    def publish(self, context: ShadowContext, pool: Pool, tlb: TlbTracker) -> None:
-        """Show a vCPU's context, all but its root, to the compiled code. About 2 us."""
+    def publish(self, context: ShadowContext, cache: ShadowCache) -> None:
+        """Show a vCPU's context, all but its root, to the compiled code. About 3 us."""
         words = self.words
         paging = context.paging
+        pool, tlb = cache.pool, cache.tlb
         words[WORDS // 8] = pool.address
         words[TOP_SHIFT // 8] = context.shifts[0]
         words[GVA_MASK // 8] = paging.gva_mask  # all ones: -1
         words[CANONICAL // 8] = paging.canonical_bits - 1
-        words[BLOCKED // 8] = paging.pke
+        words[BLOCKED // 8] = paging.pke or cache.trace is not None
         words[NO_WRITES // 8] = tlb.is_logging
         words[NO_FETCHES // 8] = tlb.cpus > 1 or paging.smap
         words[TRACKER // 8] = tlb.shared_address
+        words[NOTES // 8] = pool.notes_address
+        words[RESERVED // 8] = paging.plan[-1][3] if paging.plan else 0
+        words[FRAME_BITS // 8] = paging.frame_mask
+        words[FRAMES // 8] = len(cache.frame_state)
+        words[STATES // 8] = cache.frame_state_address
+        words[HEADS // 8] = cache.rmap.address
         at = TESTS // 8
         for user in (0, ACCESS_USER):
             for kind in KINDS:

@@ -291,8 +291,13 @@ class Faults:
         while level > to_level:
             level -= 1
             page = cache.get_page(*context.child_key(found, level, direct_rights))
-            if self.words[place] & SPTE_LARGE:
+            # A page that was found may lead on already, and elsewhere: to a direct page of other
+            # rights than wanted now.
+            spte = self.words[place]
+            if spte & SPTE_LARGE:
                 cache.drop_leaf(place)
+            elif spte:
+                cache.unlink(place)
             cache.link(place, page)
             place = page.base + (gva >> 3 + 9 * level & 511)
         return place, level

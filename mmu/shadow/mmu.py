@@ -166,7 +166,7 @@ class ShadowMmu:
         if block is None:
             return
         if changed:
-            block.publish(self.contexts[cpu], self.pool, self.tlb)
+            block.publish(self.contexts[cpu], self.cache)
         block.set_root(self.contexts[cpu].root)
 
     # --- A TLB miss ---------------------------------------------------------------------------
@@ -263,6 +263,7 @@ class ShadowMmu:
         """See :meth:`mmu.api.Mmu.remapped`. Everything goes, as with KVM's memory slots."""
         self.zap_all()
         self.tlb.remapped()
+        self.cache.remapped()
         for cpu in self._blocks:
             self._publish(cpu)
 

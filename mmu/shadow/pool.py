@@ -18,6 +18,10 @@ trap write  the guest may write here, but the frame holds a guest page table (or
             straight, writes go to the host.
 epoch       when a TLB was last answered from this entry (see mmu.tlb), 0 for never.
 
+Beside its words every table has a *note* of four words for compiled code (see compiled.py): what it
+stands for, where the guest's table is in this process, where it is noted what its entries came from
+if it is out of sync, and how often the guest's table was written since it was used.
+
 The first ``cpus`` tables are the vCPUs' *root tables* for guests with 32-bit addresses (KVM's
 ``pae_root``): four upper entries, one for each gigabyte. They are no shadow pages: they stand
 outside the bound, and the directories under them are ordinary pages. Guests with more levels run on
@@ -48,6 +52,8 @@ SPTE_UPPER = SPTE_PRESENT | SPTE_WRITABLE | SPTE_USER
 """What an entry above the leaves carries: all rights, as the page below has them in its role."""
 
 TABLE_SHIFT = 9
+NOTE_SHIFT = 2
+NOTE_ABOUT, NOTE_TABLE, NOTE_CAME_FROM, NOTE_WRITES = range(4)
 TABLE_ENTRIES = 1 << TABLE_SHIFT
 _EMPTY = memoryview(bytes(TABLE_ENTRIES * 8)).cast("Q")
 
@@ -61,6 +67,7 @@ class ShadowPage:
     """
 
     __slots__ = (
+        "_notes",
         "access",
         "base",
         "direct",
@@ -73,11 +80,11 @@ class ShadowPage:
         "pkey",
         "quadrant",
         "role",
-        "writes",
     )
 
-    def __init__(self, gfn: int, role: int, base: int) -> None:
+    def __init__(self, gfn: int, role: int, base: int, notes: memoryview) -> None:
         self.gfn = gfn
+        self._notes = notes
         self.role = role
         self.base = base
         self.level = level_of(role)
@@ -88,8 +95,21 @@ class ShadowPage:
         self.pkey = pkey_of(role)
         self.parents: set[int] = set()
         self.pins = 0
-        self.writes = 0
         self.obsolete = False
+
+    @property
+    def note(self) -> int:
+        """Where the page's note starts."""
+        return self.base >> TABLE_SHIFT - NOTE_SHIFT
+
+    @property
+    def writes(self) -> int:
+        """How often the guest's table was written since the page was last used."""
+        return self._notes[self.note + NOTE_WRITES]
+
+    @writes.setter
+    def writes(self, count: int) -> None:
+        self._notes[self.note + NOTE_WRITES] = count
 
     @property
     def places(self) -> range:
@@ -120,6 +140,9 @@ class Pool:
         self._buffer = mmap.mmap(-1, (cpus + bound) * TABLE_ENTRIES * 8)
         self.words = memoryview(self._buffer).cast("Q")
         self.address = address_of(self._buffer)
+        notes = mmap.mmap(-1, cpus + bound << NOTE_SHIFT + 3)
+        self.notes = memoryview(notes).cast("Q")
+        self.notes_address = address_of(notes)
         self._fresh = cpus  # the first table never used so far
         self._free: list[int] = []
         self._by_use: dict[ShadowPage, None] = {}
@@ -155,7 +178,8 @@ class Pool:
             table = self._fresh
             self._fresh += 1
             base = table << TABLE_SHIFT
-        page = ShadowPage(gfn, role, base)
+        page = ShadowPage(gfn, role, base, self.notes)
+        page.writes = 0
         self._by_use[page] = None
         self._by_table[table] = page
         return page
@@ -165,6 +189,7 @@ class Pool:
         del self._by_use[page]
         table = page.base >> TABLE_SHIFT
         del self._by_table[table]
+        self.notes[page.note + NOTE_ABOUT] = 0
         self._free.append(table)
 
     def touch(self, page: ShadowPage) -> None:
