@@ -69,6 +69,37 @@ def multiboot_header(flags=0, addresses=(), *, checksum=None):
     return struct.pack(f"<{len(fields)}I", *fields)
 
 
+def make_bzimage(
+    *, version=0x020F, code=b"\xf4KERNEL" + bytes(9), setup_sects=1, loadflags=1, **fields
+):
+    image = bytearray((setup_sects + 1) * 512)
+    image[0x1F1] = setup_sects
+    struct.pack_into("<I", image, 0x1F4, (len(code) + 15) // 16)
+    image[0x1FE:0x202] = b"\x55\xaa\xeb\x66"
+    image[0x202:0x206] = b"HdrS"
+    struct.pack_into("<H", image, 0x206, version)
+    image[0x211] = loadflags
+    values = {
+        0x214: ("I", "code32_start", MIB),
+        0x22C: ("I", "initrd_addr_max", 0x7FFFFFFF),
+        0x230: ("I", "kernel_alignment", 0x200000),
+        0x234: ("B", "relocatable", 0),
+        0x238: ("I", "cmdline_size", 2047),
+        0x258: ("Q", "pref_address", MIB),
+        0x260: ("I", "init_size", 0x10000),
+    }
+    for offset, (code_, name, default) in values.items():
+        struct.pack_into(f"<{code_}", image, offset, fields.pop(name, default))
+    assert not fields
+    return bytes(image) + code
+
+
+@pytest.fixture
+def bzimage():
+    """Build a Linux image; header fields by their names in boot.rst."""
+    return make_bzimage
+
+
 @pytest.fixture
 def elf():
     """Build an ELF file: `elf(segments=..., entry=..., bits=...)`."""
