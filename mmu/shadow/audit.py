@@ -173,7 +173,7 @@ def _wrong_entry(
     if page.level == 1:
         gfn = (gpte & frame_mask) >> PAGE_SHIFT
         return _wrong_key(spte, _pkey(page, gpte)) or _wrong_leaf(
-            mmu, spte, gfn, rights, bool(gpte & PT_DIRTY), page.role
+            mmu, spte, gfn, rights, _is_dirty(memory, page, gpte), page.role
         )
     if large:
         return _wrong_large(mmu, features, page, index, spte, gpte, rights)
@@ -203,6 +203,12 @@ def _is_known_stale(mmu: ShadowMmu, memory: Memory, page: ShadowPage, index: int
         index = gpte_of_spte(index, page.level, page.quadrant) >> 1
     table = memory.table64(page.gfn)
     return table is None or table[index] != mmu.cache.unsync[page.gfn][index]
+
+
+def _is_dirty(memory: Memory, page: ShadowPage, gpte: int) -> bool:
+    """Return whether D is set, or cannot be because the guest keeps the table in ROM."""
+    table = memory.table64(page.gfn)
+    return bool(gpte & PT_DIRTY) or (table is not None and table.readonly)
 
 
 def _exec_right(page: ShadowPage, gpte: int) -> int:
@@ -238,14 +244,14 @@ def _wrong_large(
         gfn = (gpte & bits(12 + 9 * (page.level - 1), features.phys_bits - 1)) >> PAGE_SHIFT
     if spte & SPTE_LARGE:
         return _wrong_key(spte, _pkey(page, gpte)) or _wrong_leaf(
-            mmu, spte, gfn, rights, bool(gpte & PT_DIRTY), page.role
+            mmu, spte, gfn, rights, _is_dirty(mmu.memory, page, gpte), page.role
         )
     child = mmu.pool.page_of(spte)
     if not child.direct or child.gfn != gfn or child.level != page.level - 1:
         return f"leads to {child!r}, guest entry {gpte:#x} is a large page at gfn {gfn:x}"
     if child.pkey != _pkey(page, gpte):
         return f"leads to {child!r}, guest entry {gpte:#x} has another protection key"
-    return _wider(child.access, rights, bool(gpte & PT_DIRTY), page.role)
+    return _wider(child.access, rights, _is_dirty(mmu.memory, page, gpte), page.role)
 
 
 def _wrong_child(mmu: ShadowMmu, spte: int, gfn: int, role: int) -> str:

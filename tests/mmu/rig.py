@@ -200,9 +200,12 @@ class Rig:
         cpuid=Cpuid(),  # noqa: B008
         memory=None,
         policy="",
+        la57=True,
     ):
         self.cpuid = cpuid
-        self.features = Features(phys_bits=cpuid.m, pse36=cpuid.pse36, gbpages=cpuid.page1gb)
+        self.features = Features(
+            phys_bits=cpuid.m, pse36=cpuid.pse36, gbpages=cpuid.page1gb, la57=la57
+        )
         self.device = Device()
         if memory is None:
             memory = WatchedMemory()
@@ -212,6 +215,7 @@ class Rig:
         self.memory = memory
         self.cpus = cpus
         self.plugin = plugin
+        self.policy = policy
         self.strict = plugin == "uncached" or "unsync=off" in policy
         self.tlb = ModelTlb(cpus)
         self.mmu = make_mmu(
@@ -280,8 +284,13 @@ class Rig:
                 for cached in found
                 if page != gva & ~0xFFF and not _same_page(cached.page, page, gva)
             }
-        self.tlb.invlpg(cpu, gva)
         self.mmu.invlpg(cpu, gva)
+        if getattr(self.mmu, "flush_on_invlpg", True):
+            # An engine knows nothing of large pages. Unless the plug-in sees to them, all goes.
+            self.tlb.entries[cpu].clear()
+            self.mmu.flushed(cpu)
+        else:
+            self.tlb.invlpg(cpu, gva)
         for entry in self.tlb.entries[cpu].values():
             stale = self._what_is_stale(cpu, entry)
             assert not stale, f"after INVLPG {gva:#x} on vCPU {cpu} {entry} is stale: {stale}"
@@ -359,6 +368,13 @@ class Rig:
         return not sdm.refusal(cached, access, self.regs[cpu]) and (
             access.what != "w" or cached.dirty
         )
+
+    def _give_now(self, page, cpu):
+        """What the tables give now. D in an entry of ROM cannot be set, and holds nobody up."""
+        translation, used = self.path(page, cpu)
+        if isinstance(translation, Translation) and used and not self._is_ram(used[-1][0]):
+            translation = translation._replace(dirty=True)
+        return translation
 
     def _check_rights(self, mapping, access):
         """The rights of a mapping: enough, no more than the access asks, rightly trapped."""
@@ -485,7 +501,7 @@ class Rig:
             if not entry.mapping & right:
                 continue
             access = entry.access._replace(what=what)
-            now, _ = self.path(entry.page, cpu)
+            now = self._give_now(entry.page, cpu)
             choices = {now} | self.possible[cpu].get(entry.page, set())
             if not any(
                 isinstance(found, Translation)

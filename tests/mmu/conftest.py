@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The plug-ins that the tests of the MMU run on.
+
+`rigs` makes a `Rig` with each plug-in in turn, `shadows` with the shadow MMU only: as it comes, and
+with every policy off, so that each store to a table is trapped and no answer may be stale.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from .rig import Rig
+
+PLAIN = "unsync=off,large=off,prefetch=off,flood=off"
+SHADOWS = {
+    "shadow": partial(Rig, "shadow"),
+    "shadow-plain": partial(Rig, "shadow", policy=PLAIN),
+}
+PLUGINS = {**SHADOWS, "uncached": partial(Rig, "uncached")}
+
+
+@pytest.fixture(params=PLUGINS)
+def rigs(request):
+    return PLUGINS[request.param]
+
+
+@pytest.fixture(params=SHADOWS)
+def shadows(request):
+    return SHADOWS[request.param]
