@@ -31,6 +31,8 @@ COMMANDS = {
     "run": ("emu.cli.run", "boot a kernel and run it until it ends"),
     "walk": ("emu.cli.walk", "show how an address is translated at some point of a run"),
     "guests": ("emu.cli.guests", "list the kernels that come with shadowcorn"),
+    "kernels": ("emu.kernels.command", "run other people's kernels from a folder, make a table"),
+    "bench": ("emu.bench.command", "measure, against other MMUs and QEMU"),
 }
 """Name of each command, the module whose `command` it is, and what it does."""
 
@@ -112,6 +114,8 @@ def _guarded(command: Command, words: Sequence[str]) -> int:
         code = command(words)
         _flush()
         return code
+    except SystemExit as end:  # argparse has said what there is to say
+        return end.code if isinstance(end.code, int) else EXIT_USAGE if end.code else 0
     except BrokenPipeError:
         _silence_stdout()
         return EXIT_BROKEN_PIPE
