@@ -72,6 +72,10 @@ if TYPE_CHECKING:
     from .mmu import ShadowMmu
 
 
+_STRETCH = 32  # mostly empty pages are looked at by so many entries at once
+_EMPTY = bytes(_STRETCH * 8)
+
+
 def audit(mmu: ShadowMmu) -> None:
     """Check all six invariants.
 
@@ -116,15 +120,13 @@ def _check_entries(mmu: ShadowMmu) -> None:
     for page in mmu.pool:
         if page.obsolete:
             continue
-        entries = mmu.words[page.base : page.base + TABLE_ENTRIES].tolist()
         may_be_stale = not page.direct and page.gfn in mmu.cache.unsync
-        for index, spte in enumerate(entries):
-            if spte:
-                if may_be_stale and _is_known_stale(mmu, memory, page, index):
-                    continue
-                wrong = _wrong_entry(mmu, memory, features, page, index, spte)
-                if wrong:
-                    _fail(2, mmu, f"{_where(mmu, page.base + index)}: {wrong}")
+        for index, spte in _entries(mmu, page):
+            if may_be_stale and _is_known_stale(mmu, memory, page, index):
+                continue
+            wrong = _wrong_entry(mmu, memory, features, page, index, spte)
+            if wrong:
+                _fail(2, mmu, f"{_where(mmu, page.base + index)}: {wrong}")
     for cpu, context in enumerate(mmu.contexts):
         first = mmu.pool.root_table(cpu)
         for quarter in range(4):
@@ -134,6 +136,16 @@ def _check_entries(mmu: ShadowMmu) -> None:
                 wanted = context.directory_key(quarter)
                 if context.root_page is not None or wanted != (page.gfn, page.role):
                     _fail(2, mmu, f"vCPU {cpu} root entry {quarter} leads to {page!r}")
+
+
+def _entries(mmu: ShadowMmu, page: ShadowPage) -> list[tuple[int, int]]:
+    """Return (index, entry) for the entries of a page that are not empty."""
+    found = []
+    for first in range(0, TABLE_ENTRIES, _STRETCH):
+        stretch = mmu.words[page.base + first : page.base + first + _STRETCH]
+        if stretch.tobytes() != _EMPTY:
+            found += [(index, spte) for index, spte in enumerate(stretch, first) if spte]
+    return found
 
 
 def _wrong_entry(
@@ -303,18 +315,18 @@ def _check_reverse_map(mmu: ShadowMmu) -> None:
     noted |= {(group << 9, place) for group, place in mmu.cache.rmap_large.items()}
     parents: dict[ShadowPage, set[int]] = {page: set() for page in mmu.pool}
     found = set()
-    places = [p for cpu in range(mmu.pool.cpus) for p in range(cpu << 9, (cpu << 9) + 4)]
+    roots = [p for cpu in range(mmu.pool.cpus) for p in range(cpu << 9, (cpu << 9) + 4)]
+    uppers = [(place, words[place]) for place in roots if words[place]]
     for page in mmu.pool:
-        for index, spte in enumerate(words[page.base : page.base + TABLE_ENTRIES].tolist()):
+        for index, spte in _entries(mmu, page):
             if page.level > 1 and not spte & SPTE_LARGE:
-                places.append(page.base + index)
+                uppers.append((page.base + index, spte))
             elif spte & SPTE_PRESENT and not spte & SPTE_TRAP:
                 found.add(((spte & SPTE_FRAME) >> PAGE_SHIFT, page.base + index))
-    for place in places:
-        if words[place]:
-            parents[mmu.pool.page_of(words[place])].add(place)
-            if words[place] & 7 != SPTE_UPPER:
-                _fail(3, mmu, f"upper entry {words[place]:#x} at {_where(mmu, place)}")
+    for place, spte in uppers:
+        parents[mmu.pool.page_of(spte)].add(place)
+        if spte & 7 != SPTE_UPPER:
+            _fail(3, mmu, f"upper entry {spte:#x} at {_where(mmu, place)}")
     for gfn, place in noted ^ found:
         side = "rmap only" if (gfn, place) in noted else "spte only"
         _fail(3, mmu, f"gfn {gfn:x} and {_where(mmu, place)}: {side}")
