@@ -53,7 +53,7 @@ class Scheduler:
     @property
     def executed(self) -> int:
         """Instructions of all vCPUs so far."""
-        return sum(cpu.executed for cpu in self._cpus)
+        return sum(cpu.executed - cpu.stalled for cpu in self._cpus)
 
     # --- Time ---------------------------------------------------------------------------------
 

@@ -83,6 +83,9 @@ _CODE_DROP = 1 << 63
 _PAGE_FAULT = 0x1000  # our own exception indices: a refused fill
 _NOT_CANONICAL = 0x1001
 
+_PORT_CYCLE = 100
+"""A port access takes as long as so many instructions: 1 us, as on the ISA bus, so that a guest
+that polls a device does not poll it a thousand times between two of its ticks."""
 _CR0_PG = 1 << 31
 _CR4_SMAP = 1 << 21
 _CR4_PKE = 1 << 22
@@ -136,7 +139,8 @@ class Vcpu:
 
     `regs` are its registers, live. `halted` is true between HLT and what wakes it. `executed`
     counts its instructions; every event delivered for no instruction of its own counts as one, so
-    that virtual time always passes.
+    that virtual time always passes, and a port access counts for the time it takes: `stalled` is
+    how much of `executed` that is.
     """
 
     def __init__(
@@ -172,6 +176,7 @@ class Vcpu:
         self.halted = False
         self.shut_down = False
         self.executed = 0
+        self.stalled = 0
         self.native_exceptions = 1 << Vector.PF if mmu.name == _NATIVE else 0
         self._handle = raw.open_engine(raw.MODEL_ICELAKE_SERVER)
         self.hidden = H.HiddenState(self._handle, where)
@@ -612,6 +617,7 @@ class Vcpu:
         """Push 2 or 4 bytes for an instruction outside 64-bit mode; raises Fault."""
         regs = self.regs
         mask = 0xFFFF_FFFF if self.hidden.d[H.HFLAGS_D] & H.HF_SS32 else 0xFFFF
+            self._stall(_PORT_CYCLE)
         pointer = regs.rsp - size & mask
         access = ACCESS_USER if regs.cpl == 3 else ACCESS_READ
         address = regs.segment_base(2) + pointer & 0xFFFF_FFFF
@@ -621,6 +627,7 @@ class Vcpu:
         regs.rsp = regs.rsp & ~mask | pointer
 
     def _in(self, _uc: int, port: int, size: int, _data: int) -> int:
+            self._stall(_PORT_CYCLE)
         try:
             if self.hidden.d[H.HFLAGS_D] & H.HF_CPL and not self._may_use_port(port, size):
                 return 0
@@ -947,6 +954,11 @@ class Vcpu:
         self.intercepts.program()
         if self._step_tf:
             return False
+    def _stall(self, instructions: int) -> None:
+        """Let time pass as `instructions` would take, in which the processor waits."""
+        self._clock[0] += instructions
+        self.stalled += instructions
+
         self.hidden.d[H.EFLAGS_D] &= ~EFLAGS_TF
         if number != H.VMEXIT + H.EXIT_EXCEPTION + Vector.DB:
             return False
