@@ -13,7 +13,7 @@ done. It costs the others nothing, needs no search for opcodes, and an exit take
     MOV DR                  only under DR7.GD, and MOV to DR7
     PUSHF                   only in real mode: the image has no RF
     PAUSE                   only with several vCPUs: the vCPU yields
-    INVLPG                  noted, then executed natively
+    INVLPG                  under plug-ins that cannot do without: the whole TLB goes
     SGDT, SIDT, SLDT, STR   only under CR4.UMIP
     all exceptions          so that QEMU never turns one into a double fault by itself
     VINTR, NMI, SMI         not instructions: interrupt windows (emu.cpu.vcpu)
@@ -142,7 +142,8 @@ class Intercepts:
         h[H.INTERCEPT_CR_READ_H] = 1 << 0 | 1 << 8
         h[H.INTERCEPT_CR_WRITE_H] = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8
         wanted = _bit(H.EXIT_NMI) | _bit(H.EXIT_SMI) | _bit(H.EXIT_VINTR) | _bit(H.EXIT_MSR)
-        wanted |= _bit(H.EXIT_INVLPG)
+        if self._flush_on_invlpg:
+            wanted |= _bit(H.EXIT_INVLPG)
         if self.yields_on_pause:
             wanted |= _bit(H.EXIT_PAUSE)
         if not regs.cr0 & CR0_PE:
@@ -385,16 +386,13 @@ class Intercepts:
         says so by `flush_on_invlpg = False`; for all others the whole TLB goes.
         """
         cpu = self._cpu
-        gva = memory_operand_address(cpu.read_code(15), cpu)
+        code = cpu.read_code(15)
+        gva = memory_operand_address(code, cpu)
         if gva is not None:
             cpu.mmu.invlpg(cpu.index, gva)
-        if not self._flush_on_invlpg:
-            cpu.forget_code_frames()
-            self.step_over(H.EXIT_INVLPG)
-            return
         cpu.flush_tlb()
         cpu.mmu.flushed(cpu.index)
-        self._finish(instruction_length(cpu.read_code(15), cpu))
+        self._finish(instruction_length(code, cpu))
 
     def _msr(self) -> None:
         cpu = self._cpu

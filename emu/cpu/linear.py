@@ -8,6 +8,8 @@ delivery faults half-way has changed no memory.
 
 from __future__ import annotations
 
+from typing import Any
+
 from emu.cpu.faults import Fault, Vector
 from mmu.api import FRAME_MASK, MAP_EXEC, MAP_TRAP, Mmu, NotCanonical
 from mmu.arch import ACCESS_FETCH, ACCESS_IMPLICIT, ACCESS_USER, ACCESS_WRITE
@@ -27,12 +29,16 @@ class LinearMemory:
     What is translated is kept until the vCPU's TLB is emptied, as a TLB would: for each page and
     kind of access its frame, and the bytes of the frame where they can be read or written without
     telling anybody: RAM, and for writes RAM that the MMU has granted without a trap or a check for
-    translated code.
+    translated code. A plug-in under which INVLPG is not seen says what may be kept and for how
+    long (`keeps`, `version`).
     """
 
     def __init__(self, index: int, mmu: Mmu, memory: Memory) -> None:
         """Look through `mmu` as vCPU `index`."""
+        self._mmu: Any = mmu
         self._sees_flushes = mmu.name != "native"  # there the engine empties its TLB unseen
+        self._has_version = hasattr(mmu, "version")
+        self._version = 0
         self._index = index
         self._translate = mmu.translate
         self._memory = memory
@@ -44,7 +50,12 @@ class LinearMemory:
         """Forget uncommitted writes: call before each use."""
         if self._writes:
             self._writes.clear()
-        if not self._sees_flushes:
+        if self._has_version:
+            version = self._mmu.version
+            if version != self._version:
+                self._version = version
+                self.flush()
+        elif not self._sees_flushes:
             self.flush()
 
     def flush(self) -> None:
@@ -65,7 +76,10 @@ class LinearMemory:
                 raise Fault(vector, 0)
             if not isinstance(answer, int):
                 raise Fault(Vector.PF, answer.error_code, gva)
-            frame = self._frames[key] = answer & FRAME_MASK
+            frame = answer & FRAME_MASK
+            if self._has_version and not self._mmu.keeps(self._index, gva):
+                return frame | gva & _PAGE
+            self._frames[key] = frame
             told = MAP_TRAP | MAP_EXEC if access & ACCESS_WRITE else MAP_TRAP
             table = self._memory.table64(frame >> 12)
             if table is not None and not answer & told:

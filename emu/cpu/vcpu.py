@@ -218,7 +218,6 @@ class Vcpu:
         self._aborted: tuple[Event, bytes] | None = None
         self._refusal: PageFault | NotCanonical | None = None
         self._loaded_cr3 = 0
-        self._code_frames: dict[int, int] = {}  # page -> frame, of fetch fills since a flush
         self._loaded_pkru = 0
         self._pke = False
         self._smap = False
@@ -403,9 +402,6 @@ class Vcpu:
     def read_code(self, size: int) -> bytes:
         """Return up to `size` code bytes at CS:RIP. 1 us where they were fetched just now."""
         rip = self.regs.linear_rip
-        frame = self._code_frames.get(rip >> 12)
-        if frame is not None and rip & 0xFFF <= 0x1000 - size:
-            return self.memory.read_block(frame | rip & 0xFFF, size)
         self.linear.begin()
         return self.linear.read_code(rip, size, self.regs.cpl == 3)
 
@@ -423,14 +419,8 @@ class Vcpu:
         self._loaded_pkru = pkru = regs.pkru if self._pke else 0
         self.mmu.load(self.index, PagingRegisters(regs.cr0, self._loaded_cr3, cr4, regs.efer, pkru))
 
-    def forget_code_frames(self) -> None:
-        """Note that the engine has dropped TLB entries by itself."""
-        self._code_frames.clear()
-        self.linear.flush()
-
     def flush_tlb(self) -> None:
         """Empty the TLB; also inside hooks. 1.4 us."""
-        self._code_frames.clear()
         self.linear.flush()
         self._fills_left = self._state.words[_LEFT] = self._fills_between_flushes
         raw.flush_tlb(self._handle)
@@ -511,8 +501,6 @@ class Vcpu:
                 words = entries.get(entry)
                 if words is None:
                     words = entries[entry] = raw.tlb_entry(entry)
-                if kind == fetch:
-                    self._code_frames[gva >> 12] = answer & FRAME_MASK
                 if answer & MAP_TRAP:
                     words[0] = SPECIAL_PAGES if kind == fetch else answer & FRAME_MASK | TRAP_WINDOW
                 else:
@@ -617,7 +605,6 @@ class Vcpu:
         """Push 2 or 4 bytes for an instruction outside 64-bit mode; raises Fault."""
         regs = self.regs
         mask = 0xFFFF_FFFF if self.hidden.d[H.HFLAGS_D] & H.HF_SS32 else 0xFFFF
-            self._stall(_PORT_CYCLE)
         pointer = regs.rsp - size & mask
         access = ACCESS_USER if regs.cpl == 3 else ACCESS_READ
         address = regs.segment_base(2) + pointer & 0xFFFF_FFFF
@@ -627,10 +614,10 @@ class Vcpu:
         regs.rsp = regs.rsp & ~mask | pointer
 
     def _in(self, _uc: int, port: int, size: int, _data: int) -> int:
-            self._stall(_PORT_CYCLE)
         try:
             if self.hidden.d[H.HFLAGS_D] & H.HF_CPL and not self._may_use_port(port, size):
                 return 0
+            self._stall(_PORT_CYCLE)
             return self.ports.read(port & 0xFFFF, size)
         except BaseException as error:
             self._fail(error)
@@ -640,6 +627,7 @@ class Vcpu:
         try:
             if self.hidden.d[H.HFLAGS_D] & H.HF_CPL and not self._may_use_port(port, size):
                 return
+            self._stall(_PORT_CYCLE)
             self.ports.write(port & 0xFFFF, size, value)
         except BaseException as error:
             self._fail(error)
@@ -954,11 +942,6 @@ class Vcpu:
         self.intercepts.program()
         if self._step_tf:
             return False
-    def _stall(self, instructions: int) -> None:
-        """Let time pass as `instructions` would take, in which the processor waits."""
-        self._clock[0] += instructions
-        self.stalled += instructions
-
         self.hidden.d[H.EFLAGS_D] &= ~EFLAGS_TF
         if number != H.VMEXIT + H.EXIT_EXCEPTION + Vector.DB:
             return False
@@ -970,6 +953,11 @@ class Vcpu:
     def progress(self) -> int:
         """Return how many instructions the slice that runs now has begun; 0 between slices."""
         return self._done + self._clock[0] if self._running else 0
+
+    def _stall(self, instructions: int) -> None:
+        """Let time pass as `instructions` would take, in which the processor waits."""
+        self._clock[0] += instructions
+        self.stalled += instructions
 
     def limit(self, budget: int) -> None:
         """Shorten the running slice to `budget` instructions in all, or to those begun by now."""

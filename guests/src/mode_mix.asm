@@ -317,6 +317,9 @@ visit64:
         add eax, FRAMES + RW
         mov [X + rbx * 8], rax
         invlpg [r8]
+        mov rdx, HIGH                   ; the key's other address has a translation of its own
+        xor rdx, r8
+        invlpg [rdx]
         mov edi, [r8]
         CHECK64 rdi, rcx, "a key's value in long mode after its edit"
         add r8, 0x1000

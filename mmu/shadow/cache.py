@@ -12,10 +12,12 @@ reaches :meth:`ShadowCache.guest_wrote`, which zaps the sptes that followed from
 entries. Nothing is read again until a fault asks for it.
 
 Trapping every store is dear when a guest edits many entries of one table. So a *leaf* table may
-be let go *out of sync*: it is writable, its sptes may be stale as a TLB may be, and it is brought
-back in sync when the guest does what makes a processor forget (CR3 load, INVLPG for one
-entry; SDM 4.10.4), or when it is linked anywhere anew. Upper tables always stay protected, because
-one stale upper entry would stand for too much.
+be let go *out of sync*: it is writable, and for each of its words we remember what the sptes behind
+it came from. A TLB miss that finds such an spte compares the word with what stands there now; a
+stale one is made anew. So nobody need tell us when the guest invalidates: its INVLPG or CR3 load
+empties the TLB, and the misses that follow look for themselves. (KVM, which does not see the
+misses, brings tables back in sync at CR3 loads and INVLPG.) Upper tables always stay protected: to
+look at one more guest word for each level would be a walk of the guest's tables.
 """
 
 from __future__ import annotations
@@ -59,14 +61,18 @@ from .pool import (
     upper_spte,
 )
 from .rmap import Rmap
-from .role import ROLE_BITS, describe_role, gpte_of_spte, sptes_of_gpte
+from .role import (
+    ROLE_BITS,
+    describe_role,
+    gpte_of_spte,
+    is_direct,
+    level_of,
+    sptes_of_gpte,
+)
 
 FLOOD_WRITES = 3
 """So many writes to a table that no fault used in between, and it is taken for no table any more.
 The 2007 series took the same number; Linux still does (detect_write_flooding)."""
-
-MOST_UNSYNC = 64
-"""So many tables may be out of sync at once; each is compared, 4 KiB, at the next CR3 load."""
 
 _LARGE_FAMILY = 16
 _LINE = 64  # tables are compared by so many bytes at a time
@@ -98,6 +104,8 @@ class ShadowCache:
         self.unsync: dict[int, array[int]] = {}
         self.obsolete: list[ShadowPage] = []  # unreachable, still to be taken apart
         self.trace: Tracer | None = None
+        self.version = 0
+        """Grows whenever a translation is taken back, or may be without our knowing."""
 
     def _find_frames(self) -> None:
         """Have a state for every frame; none is a table."""
@@ -147,12 +155,12 @@ class ShadowCache:
         return self.pages.get(gfn << ROLE_BITS | role)
 
     def get_page(self, gfn: int, role: int) -> ShadowPage:
-        """Return the page for a key, found or made, in sync; the pool must have room for one.
+        """Return the page for a key, found or made; the pool must have room for one.
 
         A page that is made write-protects its guest table first: every spte that maps the frame
         loses W, and the TLBs are flushed if one of them may still let a store through.
         """
-        if gfn in self.unsync and not role & 1 << 8:
+        if gfn in self.unsync and level_of(role) > 1 and not is_direct(role):
             self.sync(gfn)
         page = self.pages.get(gfn << ROLE_BITS | role)
         if page is not None:
@@ -189,6 +197,7 @@ class ShadowCache:
 
     def _write_protect(self, gfn: int) -> None:
         """Take W from all sptes of a frame and from every TLB."""
+        self.version += 1
         words = self.words
         for place in self.rmap_large.places(gfn >> 9):
             self.drop_leaf(place)
@@ -212,6 +221,7 @@ class ShadowCache:
     def unlink(self, place: int) -> None:
         """Empty an upper entry. The page below stays in the cache, to be found again."""
         words = self.words
+        self.version += 1
         self.pool.page_of(words[place]).parents.remove(place)
         words[place] = 0
 
@@ -223,6 +233,7 @@ class ShadowCache:
         old = words[place]
         if old & SPTE_PRESENT:
             if not (old ^ spte) & (SPTE_FRAME | SPTE_TRAP):
+                self.version += 1
                 words[place] = spte
                 return
             self._forget_leaf(place, old)
@@ -232,29 +243,8 @@ class ShadowCache:
         elif not spte & SPTE_TRAP:
             self.rmap.add((spte & SPTE_FRAME) >> PAGE_SHIFT, place)
 
-    def _note_refill(self, place: int) -> None:
-        """Note what word a leaf is set from, if its table is out of sync.
-
-        Only one word is remembered for all pages of the table, so sptes of other pages that came
-        from an older one are zapped; they are stale, and nobody may count on stale entries.
-        """
-        page = self.pool.page_at(place)
-        came_from = None if page is None or page.direct else self.unsync.get(page.gfn)
-        if page is None or came_from is None:
-            return
-        index = place & 511
-        if page.glevels == 2:
-            index = gpte_of_spte(index, page.level, page.quadrant) >> 1
-        table = self.memory.table64(page.gfn)
-        now = table[index] if table is not None else 0
-        if now == came_from[index]:
-            return
-        came_from[index] = now
-        for other in self.tables[page.gfn]:
-            if other is not page or page.glevels == 2:
-                self._zap_bytes(other, 8 * index, 8, but=place)
-
     def _forget_leaf(self, place: int, spte: int) -> None:
+        self.version += 1
         if spte & SPTE_LARGE:
             self.rmap_large.remove((spte & SPTE_FRAME) >> PAGE_SHIFT + 9, place)
         elif not spte & SPTE_TRAP:
@@ -423,12 +413,13 @@ class ShadowCache:
 
         Returns False if the frame must stay protected: an upper level of tables stands on it.
         """
-        if not self.policy.unsync or len(self.unsync) >= MOST_UNSYNC:
+        if not self.policy.unsync:
             return False
         table = self.memory.table64(gfn)
         if table is None or any(page.level > 1 for page in self.tables[gfn]):
             return False
         self.unsync[gfn] = array("Q", table)
+        self.version += 1
         self._set_frame_state(gfn, False)
         self._note_tables(gfn)
         self.counters.mmu_unsync += 1
@@ -454,10 +445,51 @@ class ShadowCache:
             self.tlb.flush_all()
         self._write_protect(gfn)
 
-    def sync_all(self) -> None:
-        """Bring every table back in sync; what a CR3 load on any vCPU asks for."""
-        for gfn in tuple(self.unsync):
-            self.sync(gfn)
+    def _behind(self, place: int) -> tuple[ShadowPage, int] | None:
+        """Return the page of a leaf whose table is out of sync, and the word behind the leaf."""
+        page = self.pool.page_at(place)
+        if page is None or page.direct or page.gfn not in self.unsync:
+            return None
+        index = place & 511
+        if page.glevels == 2:
+            index = gpte_of_spte(index, page.level, page.quadrant) >> 1
+        return page, index
+
+    def is_stale(self, place: int) -> bool:
+        """Return whether the guest's entry behind a leaf has changed unseen."""
+        behind = self._behind(place)
+        if behind is None:
+            return False
+        page, index = behind
+        table = self.memory.table64(page.gfn)
+        return table is None or table[index] != self.unsync[page.gfn][index]
+
+    def forget_stale(self, place: int) -> None:
+        """Empty every entry that came from the word behind a stale leaf."""
+        behind = self._behind(place)
+        if behind is not None:
+            page, index = behind
+            table = self.memory.table64(page.gfn)
+            self.unsync[page.gfn][index] = table[index] if table is not None else 0
+            for sibling in self.tables[page.gfn]:
+                self._zap_bytes(sibling, 8 * index, 8)
+
+    def _note_refill(self, place: int) -> None:
+        """Note what word a leaf is set from, if its table is out of sync.
+
+        Only one word is remembered for all pages of the table, so if it has changed, the other
+        sptes that came from it are zapped; they are stale, and nobody may count on stale entries.
+        """
+        behind = self._behind(place)
+        if behind is None:
+            return
+        page, index = behind
+        table = self.memory.table64(page.gfn)
+        now = table[index] if table is not None else 0
+        if now != self.unsync[page.gfn][index]:
+            self.unsync[page.gfn][index] = now
+            for sibling in self.tables[page.gfn]:
+                self._zap_bytes(sibling, 8 * index, 8, but=place)
 
     # --- Leaf entries -------------------------------------------------------------------------
 

@@ -95,8 +95,18 @@ def hit(block: int, gva: int, kind: int, user: int) -> int:
             break
         place = (spte & _FRAME) >> 3
         shift -= 9
+    stale = False
+    if not large:
+        note = load64(block + NOTES) + ((place >> 9) << 5)
+        came_from = load64(note + 16)
+        if came_from != 0:
+            if load64(note) & NOTE_WIDE != 0:
+                word = ((gva >> 12) & 511) << 3
+            else:
+                word = ((gva >> 13) & 511) << 3
+            stale = load64(came_from + word) != load64(load64(note + 8) + word)
     test = block + TESTS + user * 48 + kind * 16
-    if spte & load64(test) != load64(test + 8):
+    if stale or spte & load64(test) != load64(test + 8):
         if large:
             return 0
         spte = refill(block, place, gva, kind, load64(test), load64(test + 8))
@@ -166,11 +176,15 @@ def refill(block: int, place: int, gva: int, kind: int, mask: int, want: int) ->
     at = load64(block + WORDS) + (place << 3)
     old = load64(at)
     head = load64(block + HEADS) + (gfn << 2)
-    if old & 1 != 0:
-        if (old ^ spte) & (_FRAME | 512) != 0:
+    moved = old & 1 == 0 or (old ^ spte) & (_FRAME | 512) != 0
+    old_head = 0
+    if moved:
+        if load32(head) != 0:
             return 0
-    elif load32(head) != 0:
-        return 0
+        if old & 513 == 1:
+            old_head = load64(block + HEADS) + (((old & _FRAME) >> 12) << 2)
+            if load32(old_head) != place + 1:
+                return 0
     if now != gpte:
         fetched = load64(load64(block + TRACKER) + 16) + ((about & _FRAME) >> 12)
         if about & NOTE_ALONE == 0 or load8(fetched) != 0 or load64(block + NO_WRITES) != 0:
@@ -189,7 +203,9 @@ def refill(block: int, place: int, gva: int, kind: int, mask: int, want: int) ->
             store32(table + (index << 2), now)
     if came_from != 0:
         store64(came_from + word, load64(table + word))
-    if old & 1 == 0:
+    if old_head != 0:
+        store32(old_head, 0)
+    if moved:
         store32(head, place + 1)
     if about & NOTE_HAS_PKEY != 0:
         spte |= gpte & _PKEY

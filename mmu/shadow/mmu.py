@@ -66,6 +66,9 @@ class ShadowMmu:
     """
 
     name = "shadow"
+    flush_on_invlpg = False
+    """The engine's own INVLPG, of one 4 KiB entry, is enough. A change of a large page has flushed
+    the TLBs by itself, because it stands in a table that is write-protected."""
 
     def __init__(
         self,
@@ -101,8 +104,6 @@ class ShadowMmu:
         paging = context.paging
         changed = paging.load(self.memory, regs)
         self.tlb.flushed(cpu)
-        if self.cache.unsync:
-            self.cache.sync_all()
         self._leave_root(cpu, context)
         if changed:
             context.mode = mode_bits(regs.cr0, regs.cr4, regs.efer)
@@ -192,6 +193,9 @@ class ShadowMmu:
             place += gva >> 12 & 511
             spte = words[place]
             gpa = spte & FRAME_MASK
+            if self.cache.unsync and self.cache.is_stale(place):
+                self.cache.forget_stale(place)
+                return self.faults.leaf_fault(cpu, context, place, gva, access)
         mask, want = context.tests[access]
         if spte & mask != want and not (
             spte & SPTE_TRAP_WRITE and (spte | SPTE_WRITABLE) & mask == want
@@ -237,23 +241,28 @@ class ShadowMmu:
         self.tlb.flush_all()
 
     def invlpg(self, cpu: int, gva: int) -> None:
-        """See :meth:`mmu.api.Mmu.invlpg`. Only an entry of a table that is out of sync can be
-        stale; it is zapped."""
+        """See :meth:`mmu.api.Mmu.invlpg`. There is nothing to do: entries that may be stale are
+        compared with the guest's at every miss, and large pages stand in protected tables."""
         self.counters.invlpg += 1
-        if not self.cache.unsync:
-            return
+
+    @property
+    def version(self) -> int:
+        """Grows whenever a translation that was given may be void; see :meth:`keeps`."""
+        return self.cache.version
+
+    def keeps(self, cpu: int, gva: int) -> bool:
+        """Return whether a translation holds until ``version`` grows or the TLB is emptied. Those
+        from a table out of sync do not: the guest may change it and execute INVLPG unseen."""
         context = self.contexts[cpu]
-        gva &= context.paging.gva_mask
         place = context.root
-        for shift in context.shifts:
-            spte = self.words[place + (gva >> shift & 511)]
-            if spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
-                return
+        for shift in (*context.shifts, 12):
+            place += (gva & context.paging.gva_mask) >> shift & 511
+            spte = self.words[place]
+            if shift == 12 or spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
+                break
             place = (spte & SPTE_FRAME) >> 3
         page = self.pool.page_at(place)
-        if page is not None and not page.direct and page.gfn in self.cache.unsync:
-            # Alone this vCPU's TLB has dropped it; others keep it until they are told.
-            self.cache.zap_entry(page, place + (gva >> 12 & 511))
+        return bool(spte & SPTE_PRESENT) and page is not None and page.gfn not in self.cache.unsync
 
     def flushed(self, cpu: int) -> None:
         """See :meth:`mmu.api.Mmu.flushed`."""

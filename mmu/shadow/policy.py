@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields, replace
 class Policy:
     """Switches, all on by default.
 
-    unsync    a leaf table is written freely and looked at again when the guest invalidates, so
-              that editing many entries costs one trap and not one each (KVM 2008, 4731d4c7a077)
+    unsync    a leaf table is written freely and its entries are looked at again when used, so that
+              editing many of them costs one trap and not one each (KVM 2008, 4731d4c7a077)
     large     one entry stands for 2 MiB where the guest maps it in one piece and the frames are
               plain RAM that holds no page table (KVM 2008, 05da45583de9)
     prefetch  a fault next to an entry that is there fills its successors too (KVM 2010,

@@ -56,6 +56,7 @@ NOTE_SHIFT = 2
 NOTE_ABOUT, NOTE_TABLE, NOTE_CAME_FROM, NOTE_WRITES = range(4)
 TABLE_ENTRIES = 1 << TABLE_SHIFT
 _EMPTY = memoryview(bytes(TABLE_ENTRIES * 8)).cast("Q")
+_NO_NOTE = memoryview(bytes(8 << NOTE_SHIFT)).cast("Q")
 
 
 class ShadowPage:
@@ -178,8 +179,8 @@ class Pool:
             table = self._fresh
             self._fresh += 1
             base = table << TABLE_SHIFT
+        self.notes[table << NOTE_SHIFT : table + 1 << NOTE_SHIFT] = _NO_NOTE
         page = ShadowPage(gfn, role, base, self.notes)
-        page.writes = 0
         self._by_use[page] = None
         self._by_table[table] = page
         return page
