@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "load_at_addresses",
     "place_gdt",
+    "start_state",
 ]
 
 HEADER_MAGIC = 0x1BADB002
@@ -57,6 +58,7 @@ _INFO_FRAMEBUFFER = 1 << 12
 _INFO_SIZE = 116
 _BOOT_DEVICE = 0x8000FFFF  # first hard disk, no partition
 _PAGE = 4096
+_STACK_SIZE = 4096
 
 TEXT_FRAMEBUFFER = (0xB8000, 160, 80, 25, 16, 2)
 """Address, bytes a line, columns, lines, bits a cell, type 2: the text screen (spec 3.3)."""
@@ -141,9 +143,8 @@ def load(image: bytes, request: BootRequest) -> Boot:
         )
     if entry >> 32:
         raise KernelError(f"the entry point {entry:#x} is above 4 GiB: multiboot starts in 32 bits")
-    info, gdtr = _Info(image, request, placer).build(sections=not header.flags & _HAS_ADDRESSES)
-    state = CpuState.flat32(entry, eax=BOOT_MAGIC, ebx=info)
-    state.gdtr = gdtr
+    info = _Info(image, request, placer).build(sections=not header.flags & _HAS_ADDRESSES)
+    state = start_state(entry, BOOT_MAGIC, info, placer)
     return Boot(state, "multiboot", f"{kind}, entry {entry:#x}")
 
 
@@ -185,6 +186,18 @@ def place_gdt(placer: Placer) -> Table:
     return Table(placer.add(struct.pack("<3Q", *entries), "the GDT"), 8 * len(entries) - 1)
 
 
+def start_state(entry: int, magic: int, info: int, placer: Placer) -> CpuState:
+    """Return the machine state of both multiboots, with more than they ask for: GDT and stack.
+
+    The specifications leave ESP undefined too, and here as well some kernels rely on what QEMU and
+    GRUB happen to leave.
+    """
+    stack = placer.find(_STACK_SIZE, "the stack") + _STACK_SIZE
+    state = CpuState.flat32(entry, eax=magic, ebx=info, esp=stack)
+    state.gdtr = place_gdt(placer)
+    return state
+
+
 class _Info:
     """Builds the information structure; everything it points to is placed first."""
 
@@ -194,7 +207,7 @@ class _Info:
         self.placer = placer
         self.kernel_end = align_up(placer.end, _PAGE)
 
-    def build(self, *, sections: bool) -> tuple[int, Table]:
+    def build(self, *, sections: bool) -> int:
         placer, request = self.placer, self.request
         gpa = placer.find(_INFO_SIZE, "the multiboot information")
         info = bytearray(_INFO_SIZE)
@@ -217,7 +230,7 @@ class _Info:
         struct.pack_into("<QIIIBB", info, 88, *TEXT_FRAMEBUFFER)
         struct.pack_into("<I", info, 0, flags)
         request.memory.write_block(gpa, bytes(info), "loader")
-        return gpa, place_gdt(placer)
+        return gpa
 
     def _string(self, text: str, what: str) -> int:
         return self.placer.add(text.encode("utf-8", "surrogateescape") + b"\0", what)

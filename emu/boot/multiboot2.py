@@ -20,11 +20,10 @@ from emu.boot.multiboot import (
     TEXT_FRAMEBUFFER,
     Header,
     load_at_addresses,
-    place_gdt,
+    start_state,
 )
 from emu.boot.request import Boot, BootRequest
 from emu.errors import KernelError
-from emu.state import CpuState
 
 __all__ = ["BOOT_MAGIC", "Header2", "explain_missing_header", "find_header", "load"]
 
@@ -200,8 +199,7 @@ def load(image: bytes, request: BootRequest) -> Boot:
     info = placer.add(
         _information(request, placer, low, base, sections), "the information", align=8
     )
-    state = CpuState.flat32(entry, eax=BOOT_MAGIC, ebx=info)
-    state.gdtr = place_gdt(placer)
+    state = start_state(entry, BOOT_MAGIC, info, placer)
     return Boot(state, "multiboot2", f"{kind}, entry {entry:#x}")
 
 
