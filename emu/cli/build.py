@@ -15,6 +15,7 @@ from emu.errors import KernelError, UsageError
 
 if TYPE_CHECKING:
     from emu.boot import Module
+    from emu.devices.disk import Disk
     from emu.machine import Machine
 
 __all__ = ["Kernel", "find_kernel", "make_machine"]
@@ -25,12 +26,16 @@ _MAX_IMAGE = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What is to be booted: its bytes, how to name it, and the memory it would like."""
+    """What is to be booted: its bytes, how to name it, and the memory it would like.
+
+    `path` is set where the kernel is told its file's name, as QEMU tells it.
+    """
 
     image: bytes | None
     name: str
     memory: int = DEFAULT_MEMORY
     drive: int = 0x80
+    path: str | None = None
 
 
 def read_file(path: str, what: str) -> bytes:
@@ -53,7 +58,7 @@ def find_kernel(options: RunOptions) -> Kernel:
         return _from_disk(options)
     if name.startswith(_GUEST):
         return _guest(name.removeprefix(_GUEST))
-    return Kernel(read_file(name, "kernel"), name)
+    return Kernel(read_file(name, "kernel"), name, path=name)
 
 
 def _guest(name: str) -> Kernel:
@@ -153,6 +158,9 @@ def make_machine(
         debugcons=debugcon,
         debug_exit=(debug_exit.iobase, debug_exit.iosize) if debug_exit else None,
         start_time=start_time(options.rtc),
+        disks=open_disks(options),
+        fw_cfg=fw_cfg_files(options),
+        test_device=options.test_device,
     )
     optional: dict[str, Any] = {}
     if options.shadow_pages is not None:
@@ -160,7 +168,7 @@ def make_machine(
     if options.quantum is not None:
         optional["quantum"] = options.quantum
     machine = Machine(
-        kernel.image,
+        kernel.path or kernel.image,
         mmu=options.mmu,
         memory=options.memory or kernel.memory,
         append=options.append,
@@ -180,6 +188,34 @@ def make_machine(
     if options.shadow_policy:
         set_policy(machine, options.shadow_policy)
     return machine
+
+
+def open_disks(options: RunOptions) -> dict[int, Disk]:
+    """Open the images of -drive and -hda to -hdd, by their places; raises KernelError."""
+    if not options.drives:
+        return {}
+    from emu.devices.disk import Disk
+
+    disks: dict[int, Disk] = {}
+    try:
+        for drive in options.drives:
+            snapshot = drive.snapshot or options.snapshot
+            disks[drive.index] = Disk(
+                Path(drive.path), snapshot=snapshot, read_only=drive.read_only
+            )
+    except KernelError:
+        for disk in disks.values():
+            disk.close()
+        raise
+    return disks
+
+
+def fw_cfg_files(options: RunOptions) -> dict[str, bytes]:
+    """Return the files of -fw_cfg."""
+    return {
+        file.name: file.data if file.path is None else read_file(file.path, "fw_cfg file")
+        for file in options.fw_cfg
+    }
 
 
 def set_policy(machine: Machine, text: str) -> None:

@@ -17,6 +17,19 @@ from typing import Any
 __all__ = ["Escape", "console_reader", "is_terminal", "keys_one_by_one"]
 
 _CTRL_A = 0x01
+# The second half of what a Windows console gives for keys without a character, as terminals say it
+_CONSOLE_KEYS = {
+    "H": b"\x1b[A",
+    "P": b"\x1b[B",
+    "M": b"\x1b[C",
+    "K": b"\x1b[D",
+    "G": b"\x1b[H",
+    "O": b"\x1b[F",
+    "R": b"\x1b[2~",
+    "S": b"\x1b[3~",
+    "I": b"\x1b[5~",
+    "Q": b"\x1b[6~",
+}
 
 
 def is_terminal(stream: Any) -> bool:
@@ -61,9 +74,8 @@ def console_reader() -> Callable[[], bytes] | None:
 
     def read() -> bytes:
         key: str = msvcrt.getwch()
-        if key in ("\0", "\xe0"):  # a function or arrow key: its second half is no character
-            msvcrt.getwch()
-            return read()
+        if key in ("\0", "\xe0"):
+            return _CONSOLE_KEYS.get(msvcrt.getwch(), b"") or read()
         return key.encode("utf-8", "replace")
 
     return read
