@@ -103,6 +103,7 @@ class ShadowCache:
         # gfn -> for each word of the table, what the sptes behind it came from
         self.unsync: dict[int, array[int]] = {}
         self.obsolete: list[ShadowPage] = []  # unreachable, still to be taken apart
+        self._has_large = False  # the guest has used a large page
         self.trace: Tracer | None = None
         self.version = 0
         """Grows whenever a translation is taken back, or may be without our knowing."""
@@ -200,7 +201,10 @@ class ShadowCache:
         self.version += 1
         words = self.words
         for place in self.rmap_large.places(gfn >> 9):
+            held = self.tlb.is_held((words[place] & SPTE_EPOCH) >> SPTE_EPOCH_SHIFT)
             self.drop_leaf(place)
+            if held:
+                self.tlb.flush_all()
         for place in self.rmap.places(gfn):
             spte = words[place]
             if spte & SPTE_WRITABLE:
@@ -217,6 +221,8 @@ class ShadowCache:
         """Make the empty entry at ``place`` lead to ``page``."""
         self.words[place] = upper_spte(page)
         page.parents.add(place)
+        if page.direct and page.glevels:
+            self._has_large = True
 
     def unlink(self, place: int) -> None:
         """Empty an upper entry. The page below stays in the cache, to be found again."""
@@ -239,6 +245,7 @@ class ShadowCache:
             self._forget_leaf(place, old)
         words[place] = spte
         if spte & SPTE_LARGE:
+            self._has_large = True
             self.rmap_large.add((spte & SPTE_FRAME) >> PAGE_SHIFT + 9, place)
         elif not spte & SPTE_TRAP:
             self.rmap.add((spte & SPTE_FRAME) >> PAGE_SHIFT, place)
@@ -289,7 +296,10 @@ class ShadowCache:
         No TLB is flushed: what the TLBs hold still follows from the guest's tables, which have
         not changed, and the guest itself must invalidate when it changes them (SDM 4.10.4). That
         a TLB may let stores through to a frame is remembered by the tracker, not by the sptes.
+        Except for large pages: a TLB holds them in pieces, the guest's INVLPG of one address
+        drops one piece, and it is the zap of what stands for the page that drops the others.
         """
+        flush = self._may_map_large(page) and self._is_running(page)
         if self.trace is not None:
             self.trace(f"kvm_mmu_prepare_zap_page: {describe_role(page.gfn, page.role)}")
         self.counters.mmu_shadow_zapped += 1
@@ -308,6 +318,12 @@ class ShadowCache:
             if not page.direct:
                 self._leave_tables(page)
         self.pool.give_back(page)
+        if flush:
+            self.tlb.flush_all()
+
+    def _may_map_large(self, page: ShadowPage) -> bool:
+        """Return whether a large guest page may be mapped by this page or somewhere below it."""
+        return self._has_large and page.glevels != 0 and (page.level > 1 or page.direct)
 
     def _leave_tables(self, page: ShadowPage) -> None:
         gfn = page.gfn
