@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The plug-ins that the tests of the MMU run on.
 
-`rigs` makes a `Rig` with each plug-in in turn, `shadows` with the shadow MMU only: as it comes, and
-with every policy off, so that each store to a table is trapped and no answer may be stale.
+`rigs` makes a `Rig` with each plug-in in turn, `shadows` with the shadow MMU only: as it comes,
+with every policy off, so that each store to a table is trapped, and with its compiled half first.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from functools import partial
 
 import pytest
 
+from .compiled_first import CompiledFirst
 from .rig import Rig
 
 PLAIN = "unsync=off,large=off,prefetch=off,flood=off"
 SHADOWS = {
     "shadow": partial(Rig, "shadow"),
     "shadow-plain": partial(Rig, "shadow", policy=PLAIN),
+    "shadow-compiled": partial(Rig, CompiledFirst),
 }
 PLUGINS = {**SHADOWS, "uncached": partial(Rig, "uncached")}
 

@@ -214,13 +214,11 @@ class Rig:
             memory.add_mmio(DEVICE, 0x1000, self.device)
         self.memory = memory
         self.cpus = cpus
-        self.plugin = plugin
+        self.is_shadow = plugin != "uncached"
         self.policy = policy
         self.strict = plugin == "uncached" or "unsync=off" in policy
         self.tlb = ModelTlb(cpus)
-        self.mmu = make_mmu(
-            plugin, memory, self.tlb, cpus, features=self.features, pool=pool, policy=policy
-        )
+        self.mmu = self._make(plugin, pool, policy)
         self.regs = [Regs() for _ in range(cpus)]
         self.pdptes = [(0, 0, 0, 0) for _ in range(cpus)]
         self.possible = [{} for _ in range(cpus)]
@@ -232,6 +230,25 @@ class Rig:
         memory.before_write = self.remember
         for cpu in range(cpus):
             self.mmu.load(cpu, paging_registers(Regs()))
+
+    def _make(self, plugin, pool, policy):
+        """Make the plug-in under test, by name or class, and connect it."""
+        if isinstance(plugin, str):
+            return make_mmu(
+                plugin,
+                self.memory,
+                self.tlb,
+                self.cpus,
+                features=self.features,
+                pool=pool,
+                policy=policy,
+            )
+        mmu = plugin(self.memory, self.tlb, self.cpus, features=self.features, pool=pool)
+        if policy:
+            mmu.set_policy(policy)
+        self.memory.listeners.append(mmu.written)
+        self.memory.map_listeners.append(mmu.remapped)
+        return mmu
 
     # --- Tables and registers ---------------------------------------------------------------------
 

@@ -121,7 +121,7 @@ def test_case_12_a_table_made_by_one_vcpu_is_written_by_another(rigs):
         rig.enter(other, 1)
         assert rig.may(GVA, WRITE, 1) == 0x5000
         trapped = rig.store(GVA | other.gpa_of_entry(GVA, 2) & 0xFFF, 4, 0, cpu=0)
-        assert trapped == (rig.plugin == "shadow")
+        assert trapped == (rig.is_shadow)
         rig.invlpg(GVA, 1)
         assert rig.faults(GVA, WRITE, 1) == 2
 
@@ -205,7 +205,7 @@ def test_case_27_invlpg_of_any_address_drops_all_of_a_large_page(rigs):
     the entry at a time when nothing watches it, and names one address only."""
     levels = [(mode, 2) for mode in PAGED] + [("4-level", 3), ("5-level", 3)]
     for mode, level in levels:
-        for forget in ("nothing", "others", "shrink"):
+        for forget in ("nothing", "others", 1, 2, 3, 8):
             rig = rigs(pool=8)
             tables = rig.tables(mode)
             gva = 0x40000000 if level == 2 else 1 << 34
@@ -221,8 +221,8 @@ def test_case_27_invlpg_of_any_address_drops_all_of_a_large_page(rigs):
             if forget == "others":
                 for number in range(16):
                     rig.may(0x80000000 + (number << 22))
-            elif forget == "shrink" and rig.plugin == "shadow":
-                rig.mmu.shrink(8)
+            elif forget != "nothing" and rig.is_shadow:
+                rig.mmu.shrink(forget)  # the upper tables go first
                 rig.settle()
             rig.edit(where, tables.entry_bytes, 0)
             rig.invlpg(gva + 0x5123)

@@ -170,7 +170,7 @@ def test_case_20_init_takes_an_application_processor_out_of_paging(rigs):
         rig.invlpg(GVA)
         assert rig.may(GVA, WRITE, 0) == 0x6000
         rig.load(0, Regs())
-        if rig.plugin == "shadow":
+        if rig.is_shadow:
             assert not any(page.pins for page in rig.mmu.pool)
 
 

@@ -82,7 +82,7 @@ def test_case_02_large_entries_rw_and_ro_on_one_frame_in_turn(rigs):
                     assert rig.may(narrow + piece, READ) == frame + piece
                     assert rig.faults(narrow + piece, USER_WRITE) == 7
                 built = rig.counters["pf_fixed"] if built is None else built
-            if rig.plugin == "shadow":
+            if rig.is_shadow:
                 assert rig.counters["pf_fixed"] == built, "warm rounds build nothing"
 
 

@@ -63,7 +63,7 @@ def test_case_06_only_the_quadrant_of_the_entry_changes(rigs):
         before = rig.counters
         rig.edit(tables.gpa_of_entry(gva, level), 4, 0)
         zapped = (rig.counters - before)["mmu_pde_zapped"]
-        if rig.plugin == "shadow":
+        if rig.is_shadow:
             assert zapped == 1, f"entry {number}"
         rig.invlpg(gva)
         assert rig.faults(gva) == 0
@@ -329,7 +329,7 @@ def test_case_22_all_aliases_of_a_page_trap_once_it_is_a_table(rigs):
     rig.edit(page, 8, tables.entry(aliases[0], 2), "loader")
     tables.set(0x4000000000, 3, page | USER_RW)
     assert rig.may(0x4000000000) == page
-    if rig.plugin == "shadow":
+    if rig.is_shadow:
         assert rig.is_protected(page >> 12)
         for gva in aliases:
             answer = rig.mmu.translate(0, gva, 2)
