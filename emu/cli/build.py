@@ -35,6 +35,7 @@ class Kernel:
     name: str
     memory: int = DEFAULT_MEMORY
     drive: int = 0x80
+    format: str = "auto"
     path: str | None = None
 
 
@@ -77,9 +78,25 @@ def _guest(name: str) -> Kernel:
 def _from_disk(options: RunOptions) -> Kernel:
     if 0 in options.floppies:
         path = options.floppies[0]
-        return Kernel(read_file(path, "floppy image"), path, drive=0)
+        return Kernel(read_file(path, "floppy image"), path, drive=0, format="bootsector")
+    from emu.devices.disk import Disk
+
     first = min(options.drives, key=lambda drive: drive.index)
-    return Kernel(read_file(first.path, "disk image"), first.path)
+    disk = Disk(Path(first.path), read_only=True)
+    try:
+        return Kernel(disk.read(0, 1), first.path, format="bootsector")
+    finally:
+        disk.close()
+
+
+def insert_floppies(machine: Machine, options: RunOptions, kernel: Kernel) -> None:
+    """Show floppy images to the firmware; there is no floppy controller behind it."""
+    from emu.boot import MemoryDisk
+
+    for number, path in options.floppies.items():
+        machine._bios.insert(number, MemoryDisk(read_file(path, "floppy image")))
+    if kernel.drive == 0:
+        machine.regs.rdx = 0
 
 
 def modules(options: RunOptions, image: bytes | None) -> list[Module]:
@@ -178,13 +195,14 @@ def make_machine(
         audit=options.audit,
         jit=options.jit,
         clock=options.clock,
-        format=options.format,
+        format=options.format if options.format != "auto" else kernel.format,
         address=options.address,
         entry=options.entry,
         board=board,
         warn=warn,
         **optional,
     )
+    insert_floppies(machine, options, kernel)
     if options.shadow_policy:
         set_policy(machine, options.shadow_policy)
     return machine
