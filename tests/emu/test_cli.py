@@ -183,6 +183,70 @@ def test_input_goes_to_the_serial_port_where_that_is_asked_for(program):
     assert run_process(*words, stdin=None, input=b"!").returncode == ord("!") << 1 | 1
 
 
+# --- Disks ----------------------------------------------------------------------------------------
+
+# Writes itself to sector 2 of the drive it came from, and leaves with the drive's number:
+# mov ax,301h; mov bx,7c00h; mov cx,2; mov dh,0; int 13h; mov al,dl; out f4h,al; hlt
+WRITER = bytes.fromhex("b80103 bb007c b90200 b600 cd13 88d0 e6f4 f4")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    path = tmp_path / "disk.img"
+    path.write_bytes(WRITER.ljust(510, b"\0") + b"\x55\xaa" + bytes(512 * 63))
+    return path
+
+
+def second_sector(disk):
+    return disk.read_bytes()[512:1024]
+
+
+@pytest.mark.parametrize(
+    ("option", "kept"),
+    [
+        ("-hda {}", True),
+        ("-drive file={},format=raw", True),
+        ("-drive file={},format=raw,snapshot=on", False),
+        ("-snapshot -hda {}", False),
+    ],
+)
+def test_what_is_written_reaches_the_file_unless_told_otherwise(disk, capfd, option, kept):
+    before = disk.read_bytes()
+    assert main(["run", *option.format(disk).split()]) == (0x80 << 1 | 1) & 0xFF
+    assert second_sector(disk) == (before[:512] if kept else bytes(512))
+
+
+def test_a_read_only_disk_stays_as_it_is(disk, capfd):
+    main(["run", "-drive", f"file={disk},readonly=on"])
+    assert second_sector(disk) == bytes(512)
+
+
+def test_a_boot_sector_handed_over_as_a_kernel_is_a_disk_that_is_gone_afterwards(disk, capfd):
+    assert main(["run", str(disk)]) == 1
+    assert second_sector(disk) == bytes(512)
+
+
+def test_a_floppy_is_drive_0(disk, capfd):
+    assert main(["run", "-fda", str(disk)]) == 1
+
+
+def test_second_disk_is_there_beside_a_kernel(disk, capfd):
+    assert main(["run", "guest:hello", "-hdb", str(disk)]) == 33
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), [(None, "no such file"), (b"", "empty"), (bytes(512), "55 aa")]
+)
+def test_bad_disks_are_one_line(tmp_path, capfd, content, word):
+    path = tmp_path / "disk.img"
+    if content is not None:
+        path.write_bytes(content)
+    assert main(["run", "-hda", str(path)]) == 2
+    err = capfd.readouterr().err
+    assert word in err
+    assert one_line(err)
+
+
 # --- Errors -------------------------------------------------------------------------------------
 
 
