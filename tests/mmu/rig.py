@@ -6,11 +6,9 @@ before the plug-in sees it, compared with the answer and with A and D in guest m
 granted to the model TLB, and followed by the audit and by a look at what the model TLB holds. So
 a test says what it does and what it wants to see, and all else is checked by the way.
 
-What an answer may be. A processor may go on using a translation that its tables gave at any time
-since the last invalidation that covers it (SDM 4.10.2 to 4.10.4), and so may a plug-in that lets
-tables go out of sync. The rig keeps, for each page that a vCPU has used, every translation that the
-tables have given since (`possible`). An answer must be what the tables give now, or one of these; a
-fault must be what they give now. A plug-in that is `strict` may give only the former.
+An answer must be what the tables give now. A TLB entry may say what the tables gave at any time
+since the last invalidation that covers it (SDM 4.10.2 to 4.10.4): the rig keeps, for each page that
+a vCPU has used, every translation that there was since (`possible`).
 
 `ModelTlb` is the test double for `mmu.api.TlbHost`. It keeps every grant until a flush or an INVLPG
 takes it away, which is the worst that an engine can do, and so sees three kinds of wrong:
@@ -189,7 +187,8 @@ class Rig:
     """A machine without processors: registers, memory, TLBs, and the plug-in under test.
 
     RAM from 0 to 16 MiB, ROM at `ROM`, a device at `DEVICE`, nothing elsewhere. `checked` counts
-    the accesses compared with the SDM, `stale` those answered from a translation of before.
+    the accesses compared with the SDM. What happens is also told to `on_load`, `on_access` and
+    `on_store`, for who wants to do the same elsewhere.
     """
 
     def __init__(
@@ -216,16 +215,14 @@ class Rig:
         self.cpus = cpus
         self.is_shadow = plugin != "uncached"
         self.policy = policy
-        self.strict = plugin == "uncached" or "unsync=off" in policy
         self.tlb = ModelTlb(cpus)
         self.mmu = self._make(plugin, pool, policy)
         self.regs = [Regs() for _ in range(cpus)]
         self.pdptes = [(0, 0, 0, 0) for _ in range(cpus)]
         self.possible = [{} for _ in range(cpus)]
         self.checked = 0
-        self.stale = 0
         self.on_load = lambda cpu, registers: None
-        self.on_access = lambda cpu, gva, access, verdict, answer, is_stale: None
+        self.on_access = lambda cpu, gva, access, answer: None
         self.on_store = lambda gpa, piece, source: None
         memory.before_write = self.remember
         for cpu in range(cpus):
@@ -342,13 +339,8 @@ class Rig:
         answer = self.mmu.translate(cpu, gva, access_bits(access))
         self.checked += 1
         wrong = self._what_is_wrong(gva, access, cpu, verdict, before, answer)
-        is_stale = bool(wrong) and self._is_possible(gva, access, cpu, answer)
-        if is_stale:
-            assert not self.strict, f"stale: {wrong}"
-            self.stale += 1
-        else:
-            assert not wrong, wrong
-        self.on_access(cpu, gva, access, verdict, answer, is_stale)
+        assert not wrong, wrong
+        self.on_access(cpu, gva, access, answer)
         if isinstance(answer, int):
             self._check_rights(answer, access)
             entry = self.tlb.grant(cpu, gva, access, answer)
@@ -373,13 +365,6 @@ class Rig:
             if now != want:
                 return f"{what}, entry at {gpa:#x} is {now:#x}, wanted {want:#x}"
         return ""
-
-    def _is_possible(self, gva, access, cpu, answer):
-        """Whether the answer is one of the translations that a processor may have kept."""
-        return isinstance(answer, int) and any(
-            cached.frame == answer >> 12 and self._permits(cached, access, cpu)
-            for cached in self.possible[cpu][gva & ~0xFFF]
-        )
 
     def _permits(self, cached, access, cpu):
         return not sdm.refusal(cached, access, self.regs[cpu]) and (
