@@ -44,7 +44,7 @@ RESERVED = 96  # reserved bits of the guest's leaf entries
 FRAME_BITS = 104  # the bits of an entry that are an address
 FRAMES = 112  # how many frames the arrays below have
 STATES = 120  # address of a byte a frame: FRAME_*
-HEADS = 128  # address of the reverse map's array
+SLOTS = 128  # address of the reverse map's array
 TESTS = 136  # (mask, want) for read, write, fetch; supervisor, then user
 BLOCK_BYTES = TESTS + 6 * 16
 
@@ -175,15 +175,19 @@ def refill(block: int, place: int, gva: int, kind: int, mask: int, want: int) ->
         return 0
     at = load64(block + WORDS) + (place << 3)
     old = load64(at)
-    head = load64(block + HEADS) + (gfn << 2)
+    slot = load64(block + SLOTS) + (gfn << 3)
     moved = old & 1 == 0 or (old ^ spte) & (_FRAME | 512) != 0
-    old_head = 0
+    old_slot = 0
     if moved:
-        if load32(head) != 0:
+        if load32(slot) != 0:
+            slot += 4
+        if load32(slot) != 0:
             return 0
         if old & 513 == 1:
-            old_head = load64(block + HEADS) + (((old & _FRAME) >> 12) << 2)
-            if load32(old_head) != place + 1:
+            old_slot = load64(block + SLOTS) + (((old & _FRAME) >> 12) << 3)
+            if load32(old_slot) != place + 1:
+                old_slot += 4
+            if load32(old_slot) != place + 1:
                 return 0
     if now != gpte:
         fetched = load64(load64(block + TRACKER) + 16) + ((about & _FRAME) >> 12)
@@ -203,10 +207,10 @@ def refill(block: int, place: int, gva: int, kind: int, mask: int, want: int) ->
             store32(table + (index << 2), now)
     if came_from != 0:
         store64(came_from + word, load64(table + word))
-    if old_head != 0:
-        store32(old_head, 0)
+    if old_slot != 0:
+        store32(old_slot, 0)
     if moved:
-        store32(head, place + 1)
+        store32(slot, place + 1)
     if about & NOTE_HAS_PKEY != 0:
         spte |= gpte & _PKEY
     store64(note + 24, 0)
@@ -255,7 +259,7 @@ class Block:
         words[FRAME_BITS // 8] = paging.frame_mask
         words[FRAMES // 8] = len(cache.frame_state)
         words[STATES // 8] = cache.frame_state_address
-        words[HEADS // 8] = cache.rmap.address
+        words[SLOTS // 8] = cache.rmap.address
         at = TESTS // 8
         for user in (0, ACCESS_USER):
             for kind in KINDS:

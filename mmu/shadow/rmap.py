@@ -2,10 +2,10 @@
 """The reverse map: from a guest frame to the places of all sptes that map it.
 
 Without it, making a frame read-only because it became a page table would mean a search through
-every shadow page. Nearly every frame is mapped once or never, so a single place is kept as a
-32-bit number in one array over all frames, and only further places (*aliases*) cost a set. KVM
-packs its ``kvm_rmap_head`` the same way. The array is plain memory, so that compiled code can note
-the first place of a frame by itself.
+every shadow page. Most frames are mapped once or twice, by a user and by the kernel's map of all
+memory; so every frame has two slots in one array, and only further places cost a set. KVM packs
+its ``kvm_rmap_head`` for the same reason. The array is plain memory, so that compiled code can note
+a place by itself.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ from collections.abc import Iterator
 
 from ..tlb import address_of, nonzero
 
-_MANY = 0xFFFF_FFFF
+SLOTS = 2
 
 
 class Rmap:
     """From gfn, below ``frames``, to places. Every operation is O(1); iterating is O(aliases)."""
 
     def __init__(self, frames: int) -> None:
-        # For each frame 0 for none, a place plus one, or _MANY: then the set has them all.
-        buffer = mmap.mmap(-1, 4 * max(frames, 1))
-        self.heads = memoryview(buffer).cast("I")
+        # Two slots a frame, in no order: 0 for empty, or a place plus one.
+        self._more: dict[int, set[int]] = {}
+        self._make_room(frames)
+
+    def _make_room(self, frames: int) -> None:
+        buffer = mmap.mmap(-1, 4 * SLOTS * max(frames, 1))
+        self.slots = memoryview(buffer).cast("I")
         self.address = address_of(buffer)
-        self._many: dict[int, set[int]] = {}
 
     def resize(self, frames: int) -> None:
         """Make room for more frames; what is noted stays."""
-        if frames <= len(self.heads):
-            return
-        old = self.heads
-        buffer = mmap.mmap(-1, 4 * frames)
-        self.heads = memoryview(buffer).cast("I")
-        self.address = address_of(buffer)
-        for gfn in nonzero(old):
-            self.heads[gfn] = old[gfn]
+        old = self.slots
+        if SLOTS * frames > len(old):
+            self._make_room(frames)
+            for index in nonzero(old):
+                self.slots[index] = old[index]
 
     def add(self, gfn: int, place: int) -> None:
         """Note that the spte at ``place`` maps ``gfn``; it must not be noted already."""
-        head = self.heads[gfn]
-        if head == 0:
-            self.heads[gfn] = place + 1
-        elif head == _MANY:
-            self._many[gfn].add(place)
+        slots = self.slots
+        first = SLOTS * gfn
+        if slots[first] == 0:
+            slots[first] = place + 1
+        elif slots[first + 1] == 0:
+            slots[first + 1] = place + 1
         else:
-            self._many[gfn] = {head - 1, place}
-            self.heads[gfn] = _MANY
+            self._more.setdefault(gfn, set()).add(place)
 
     def remove(self, gfn: int, place: int) -> None:
         """Forget that the spte at ``place`` maps ``gfn``.
@@ -56,27 +56,28 @@ class Rmap:
         Raises:
             KeyError: it was not noted.
         """
-        head = self.heads[gfn]
-        if head == place + 1:
-            self.heads[gfn] = 0
-        elif head == _MANY:
-            places = self._many[gfn]
-            places.remove(place)
-            if not places:
-                del self._many[gfn]
-                self.heads[gfn] = 0
+        slots = self.slots
+        first = SLOTS * gfn
+        if slots[first] == place + 1:
+            slots[first] = 0
+        elif slots[first + 1] == place + 1:
+            slots[first + 1] = 0
         else:
-            raise KeyError(place)
+            more = self._more[gfn]
+            more.remove(place)
+            if not more:
+                del self._more[gfn]
 
     def places(self, gfn: int) -> tuple[int, ...]:
         """Return the places of all sptes that map ``gfn``; none for a frame past the end."""
-        head = self.heads[gfn] if gfn < len(self.heads) else 0
-        if head == 0:
-            return ()
-        return tuple(self._many[gfn]) if head == _MANY else (head - 1,)
+        first = SLOTS * gfn
+        slots = self.slots[first : first + SLOTS]
+        return (*(slot - 1 for slot in slots if slot), *self._more.get(gfn, ()))
 
     def items(self) -> Iterator[tuple[int, int]]:
         """Yield every (gfn, place)."""
-        for gfn in nonzero(self.heads):
-            for place in self.places(gfn):
+        for index in nonzero(self.slots):
+            yield index // SLOTS, self.slots[index] - 1
+        for gfn, more in self._more.items():
+            for place in more:
                 yield gfn, place
