@@ -89,7 +89,7 @@ that polls a device does not poll it a thousand times between two of its ticks."
 _CR0_PG = 1 << 31
 _CR4_SMAP = 1 << 21
 _CR4_PKE = 1 << 22
-_FILLS_BEFORE_GROWING = 2048
+_FILLS_BEFORE_GROWING = 512
 _MOST_FILLS_BETWEEN_FLUSHES = 1 << 22
 _LEFT = compiled.FILLS_LEFT // 8
 _TR_BASE = compiled.TR_BASE // 8
@@ -202,6 +202,7 @@ class Vcpu:
         self._fills_between_flushes = _FILLS_BEFORE_GROWING
         self._fills_left = _FILLS_BEFORE_GROWING
         self._running = False
+        self._rearm = False  # INTR is up, but was taken from QEMU's request word
         self._between = False  # inside the interrupt hook: no instruction is under way
         self._done = 0  # instructions of the present slice, before the engine was last entered
         self._budget = 0  # of the present slice
@@ -815,8 +816,10 @@ class Vcpu:
         regs = self.regs
         cs, rip = regs.segment_selector(1), regs.rip
         instruction = self.executed + self.progress()
+        tried = [event]
         try:
-            tried = self.delivery.deliver(event)
+            if not self.delivery.quickly(event):
+                tried = self.delivery.deliver(event)
         except Shutdown as shutdown:
             tried = shutdown.args[0]
             self.shut_down = True
@@ -838,6 +841,7 @@ class Vcpu:
         """Keep an exception of a hook for `run` to raise."""
         if self._failure is None:
             self._failure = error
+        self.hidden.cpu[self.hidden.interrupt_request] = 0
         self._stop(Exit.KICKED)
 
     def _stop(self, reason: Exit) -> None:
@@ -867,6 +871,7 @@ class Vcpu:
         if level:
             self.request(H.INTERRUPT_VIRQ)
         else:
+            self._rearm = False
             self.withdraw(H.INTERRUPT_VIRQ)
 
     def nmi(self) -> None:
@@ -910,6 +915,11 @@ class Vcpu:
     def _interrupt_window(self) -> None:
         """INTR is up, IF is set and no shadow is in the way: at exactly this boundary."""
         source = self.interrupts
+        if self._exit is not None:
+            # The engine looks at requests before it looks at an order to stop.
+            self.withdraw(H.INTERRUPT_VIRQ)
+            self._rearm = True
+            return
         if source is None or not source.pending():
             self.withdraw(H.INTERRUPT_VIRQ)
             return
@@ -985,6 +995,9 @@ class Vcpu:
         """Execute at most `budget` instructions (at least one) and say why it ended."""
         if self.shut_down:
             return Exit.SHUTDOWN
+        if self._rearm:
+            self._rearm = False
+            self.request(H.INTERRUPT_VIRQ)
         if self.halted:
             if not self.can_wake:
                 return Exit.HALT
