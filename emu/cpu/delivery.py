@@ -19,6 +19,7 @@ from typing import NamedTuple
 from emu.cpu import hidden as H
 from emu.cpu.faults import EXT, FAULT_CLASS, IDT, Event, Fault, Source, Vector, combine
 from emu.cpu.linear import LinearMemory
+from emu.cpu.quick import QuickDelivery
 from emu.cpu.registers import (
     CS,
     DESC_A,
@@ -121,6 +122,8 @@ class Delivery:
         self._regs = regs
         self._linear = linear
         self._d = state.d
+        self.quickly = QuickDelivery(regs, linear, state).deliver
+        """Deliver an event that needs nothing special, or return False with nothing changed."""
 
     def deliver(self, event: Event) -> list[Event]:
         """Deliver `event`, or what it turns into; returns every event tried, in order.

@@ -346,6 +346,7 @@ class _Calibration:
             self._step(number)
         except Exception as error:
             self.failure = repr(error)
+            self.requests[0] = 0  # a request is looked at before an order to stop
             raw.stop(self.handle)
 
     def _step(self, number: int) -> None:

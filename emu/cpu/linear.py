@@ -43,7 +43,8 @@ class LinearMemory:
         self._translate = mmu.translate
         self._memory = memory
         self._frames: dict[int, int] = {}  # page << 10 | access -> frame address
-        self._views: dict[int, memoryview] = {}  # the same -> its bytes
+        self.views: dict[int, memoryview] = {}  # the same -> its bytes
+        self.words: dict[int, memoryview] = {}  # the same -> its 64-bit words
         self._writes: list[tuple[int, int, int, memoryview | None]] = []
 
     def begin(self) -> None:
@@ -64,7 +65,8 @@ class LinearMemory:
         The MMU counts on it that what it granted is gone after a flush.
         """
         self._frames.clear()
-        self._views.clear()
+        self.views.clear()
+        self.words.clear()
 
     def physical(self, gva: int, access: int, vector: int = Vector.GP) -> int:
         """Return the guest-physical address, or raise Fault: #PF, or `vector` if not canonical."""
@@ -83,7 +85,8 @@ class LinearMemory:
             told = MAP_TRAP | MAP_EXEC if access & ACCESS_WRITE else MAP_TRAP
             table = self._memory.table64(frame >> 12)
             if table is not None and not answer & told:
-                self._views[key] = table.cast("B")
+                self.views[key] = table.cast("B")
+                self.words[key] = table
         return frame | gva & _PAGE
 
     def read(self, gva: int, size: int, access: int = ACCESS_IMPLICIT) -> int:
@@ -92,7 +95,7 @@ class LinearMemory:
         0.3 us where the page was read since the last flush.
         """
         offset = gva & _PAGE
-        view = self._views.get((gva >> 12) << 10 | access)
+        view = self.views.get((gva >> 12) << 10 | access)
         if view is not None and offset <= 0x1000 - size:
             return int.from_bytes(view[offset : offset + size], "little")
         if offset <= 0x1000 - size:
@@ -116,7 +119,7 @@ class LinearMemory:
         access |= ACCESS_WRITE
         if gva & _PAGE <= 0x1000 - size:
             address = self.physical(gva, access, vector)
-            view = self._views.get((gva >> 12) << 10 | access)
+            view = self.views.get((gva >> 12) << 10 | access)
             self._writes.append((address, size, value, view))
             return
         low = 0x1000 - (gva & _PAGE)
