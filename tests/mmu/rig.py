@@ -13,7 +13,9 @@ a vCPU has used, every translation that there was since (`possible`).
 `ModelTlb` is the test double for `mmu.api.TlbHost`. It keeps every grant until a flush or an INVLPG
 takes it away, which is the worst that an engine can do, and so sees three kinds of wrong:
 
-* a stale entry: it allows what neither the tables nor one of the possible translations allow;
+* a stale entry: it allows what neither the tables nor one of the possible translations allow
+  (and if the plug-in has a `version` and said that it `keeps` a translation: what the tables do not
+  allow now, though the version is the same);
 * a store that would reach a live page table unseen, or a trap that should not be;
 * a frame writable in one entry and executable in another, or code that changed under an engine
   which does not know.
@@ -143,12 +145,14 @@ class ModelTlb:
         self.code = [set() for _ in range(cpus)]
         self.flushes = 0
         self.dropped = []
+        self.on_flush = lambda cpu: None
 
     # What a plug-in asks for (mmu.api.TlbHost).
 
     def flush_tlb(self, cpu):
         self.flushes += 1
         self.entries[cpu].clear()
+        self.on_flush(cpu)
 
     def drop_code(self, gfn):
         self.dropped.append(gfn)
@@ -216,6 +220,10 @@ class Rig:
         self.is_shadow = plugin != "uncached"
         self.policy = policy
         self.tlb = ModelTlb(cpus)
+        self.tlb.on_flush = self._forget_kept
+        self.kept = {}  # (cpu, page, access) -> the TLB entry, as long as the version stands
+        self._kept_at = None
+        self._edited = False
         self.mmu = self._make(plugin, pool, policy)
         self.regs = [Regs() for _ in range(cpus)]
         self.pdptes = [(0, 0, 0, 0) for _ in range(cpus)]
@@ -285,6 +293,7 @@ class Rig:
         self.pdptes[cpu] = pdptes
         self.possible[cpu].clear()
         self.tlb.entries[cpu].clear()
+        self._forget_kept(cpu)
         self.mmu.load(cpu, paging_registers(regs))
         self.on_load(cpu, paging_registers(regs))
         self.settle()
@@ -302,6 +311,7 @@ class Rig:
         if getattr(self.mmu, "flush_on_invlpg", True):
             # An engine knows nothing of large pages. Unless the plug-in sees to them, all goes.
             self.tlb.entries[cpu].clear()
+            self._forget_kept(cpu)
             self.mmu.flushed(cpu)
         else:
             self.tlb.invlpg(cpu, gva)
@@ -313,6 +323,7 @@ class Rig:
     def full_flush(self, cpu=0):
         """Empty a TLB without the plug-in asking for it, as the engine may at any time."""
         self.tlb.entries[cpu].clear()
+        self._forget_kept(cpu)
         self.mmu.flushed(cpu)
         self.settle()
 
@@ -346,6 +357,8 @@ class Rig:
             entry = self.tlb.grant(cpu, gva, access, answer)
             too_much = self._what_is_stale(cpu, entry)
             assert not too_much, f"{entry} granted for a {access}: {too_much}"
+            if self._version == self._kept_at and self.mmu.keeps(cpu, gva):
+                self.kept[cpu, entry.page, access] = entry
         self.settle()
         return answer
 
@@ -475,8 +488,33 @@ class Rig:
         cache = getattr(self.mmu, "cache", None)
         return cache is not None and cache.is_protected(gfn)
 
+    @property
+    def _version(self):
+        return getattr(self.mmu, "version", 0)
+
+    def _check_kept(self):
+        """Translations that a plug-in keeps by version hold, INVLPG or not."""
+        if self._version != self._kept_at:
+            self.kept.clear()
+            self._kept_at = self._version
+        if not self._edited:
+            return
+        self._edited = False
+        for (cpu, page, access), entry in self.kept.items():
+            verdict = self.predict(page, access, cpu)
+            unseen = entry.mapping & (MAP_WRITE | MAP_TRAP) == MAP_WRITE
+            assert not (unseen and self.is_protected(entry.gfn)), f"{entry} is kept"
+            assert verdict.fault is None and verdict.frame == entry.gfn, (
+                f"{entry} of vCPU {cpu} is kept at version {self._kept_at}: {verdict}"
+            )
+
+    def _forget_kept(self, cpu):
+        for key in [key for key in self.kept if key[0] == cpu]:
+            del self.kept[key]
+
     def remember(self):
         """Before memory changes: what the tables give now is what a processor may keep."""
+        self._edited = True
         for cpu, pages in enumerate(self.possible):
             for page, found in pages.items():
                 translation, used = self.path(page, cpu)
@@ -486,6 +524,7 @@ class Rig:
     def settle(self):
         """Audit, and look for what no TLB may hold."""
         self.mmu.check()
+        self._check_kept()
         writers = list(self.tlb.held(MAP_WRITE))
         for cpu, entry in writers:
             assert not self.is_protected(entry.gfn), f"vCPU {cpu}: {entry} lets stores through"
