@@ -42,6 +42,7 @@ from emu.cpu.decode import is_stack_access, length_of_prefixes, touches_descript
 from emu.cpu.decode import memory_operand_address as operand_address
 from emu.cpu.delivery import Delivery, check_io_permission
 from emu.cpu.faults import Event, Fault, Shutdown, Source, Vector
+from emu.cpu.hostclock import HostClock
 from emu.cpu.intercept import Intercepts
 from emu.cpu.linear import LinearMemory
 from emu.cpu.msr import Msrs
@@ -155,13 +156,15 @@ class Vcpu:
         features: Mapping[str, bool] | None = None,
         code: CompiledCode | None = None,
         count_blocks: bool = False,
+        host_clock: bool = False,
     ) -> None:
         """Make vCPU `index` of `cpus`, in its reset state.
 
         `memory` should have its RAM and ROM already; see `sync_slots` for those that come later.
         `now` is virtual time in ns; `features` switches CPUID features by name. With compiled
         `code` and a shadow MMU most TLB misses never enter Python; with `count_blocks` it is the
-        clock, too. Raises CalibrationError for an unknown Unicorn.
+        clock, too; with `host_clock` the host's clock is. Raises CalibrationError for an unknown
+        Unicorn.
         """
         where = H.layout()
         self.index = index
@@ -192,11 +195,16 @@ class Vcpu:
         self.intercepts.yields_on_pause = cpus > 1
         self._code = code
         self._state = StateBlock()
-        self._counts_blocks = count_blocks and code is not None
+        self._counts_blocks = count_blocks and code is not None and not host_clock
+        self._host_clock: HostClock | None = None
+        if host_clock:
+            words, handle = self._state.words, self._handle
+            stopped = words[compiled.STOPPED // 8 : compiled.STOPPED // 8 + 1]
+            self._host_clock = HostClock(words[0:2], stopped, lambda: raw.stop(handle))
         # The instruction counter of a slice and its limit: the engine's own, or the compiled one.
         self._clock = (
             self._state.words[0:2]
-            if self._counts_blocks
+            if self._counts_blocks or host_clock
             else self.hidden.uc[self.hidden.counter : self.hidden.counter + 2]
         )
         self._fills_between_flushes = _FILLS_BEFORE_GROWING
@@ -258,6 +266,8 @@ class Vcpu:
 
     def close(self) -> None:
         """Free the engine; nothing of this object may be used any more."""
+        if self._host_clock is not None:
+            self._host_clock.close()
         if self._handle:
             handle, self._handle = self._handle, 0
             raw.close(handle)
@@ -962,7 +972,9 @@ class Vcpu:
 
     def progress(self) -> int:
         """Return how many instructions the slice that runs now has begun; 0 between slices."""
-        return self._done + self._clock[0] if self._running else 0
+        if not self._running:
+            return 0
+        return self._done + (self._host_clock.now() if self._host_clock else self._clock[0])
 
     def _stall(self, instructions: int) -> None:
         """Let time pass as `instructions` would take, in which the processor waits."""
@@ -1038,7 +1050,11 @@ class Vcpu:
         """Run the engine for what is left of the slice: (whether the clock stopped it, uc_err)."""
         hidden = self.hidden
         budget = 0 if self._kicked else max(self._budget - self._done, 1)
-        if self._counts_blocks:
+        if self._host_clock is not None:
+            self._host_clock.begin(budget)
+            error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
+            count, over = self._host_clock.end()
+        elif self._counts_blocks:
             words = self._state.words
             words[0], words[1], words[compiled.STOPPED // 8] = 0, budget, 0
             error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
