@@ -350,7 +350,7 @@ class Faults:
             if words[place + step] & SPTE_PRESENT:
                 return
             if gpte & (PT_PRESENT | PT_ACCESSED) != PT_PRESENT | PT_ACCESSED or gpte & reserved:
-                continue
+                return
             rights = page.access & (gpte & (ACC_WRITE | ACC_USER) | ACC_EXEC)
             if wide and gpte & PT_NX:
                 rights &= ~ACC_EXEC

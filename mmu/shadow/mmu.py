@@ -193,7 +193,7 @@ class ShadowMmu:
             place += gva >> 12 & 511
             spte = words[place]
             gpa = spte & FRAME_MASK
-            if self.cache.unsync and self.cache.is_stale(place):
+            if spte and self.cache.unsync and self.cache.is_stale(place):
                 self.cache.forget_stale(place)
                 return self.faults.leaf_fault(cpu, context, place, gva, access)
         mask, want = context.tests[access]
