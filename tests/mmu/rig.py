@@ -357,7 +357,8 @@ class Rig:
             entry = self.tlb.grant(cpu, gva, access, answer)
             too_much = self._what_is_stale(cpu, entry)
             assert not too_much, f"{entry} granted for a {access}: {too_much}"
-            if self._version == self._kept_at and self.mmu.keeps(cpu, gva):
+            if hasattr(self.mmu, "keeps") and self.mmu.keeps(cpu, gva):
+                self._check_kept()
                 self.kept[cpu, entry.page, access] = entry
         self.settle()
         return answer
