@@ -32,6 +32,7 @@ COMMANDS = {
     "walk": ("emu.cli.walk", "show how an address is translated at some point of a run"),
     "guests": ("emu.cli.guests", "list the kernels that come with shadowcorn"),
     "kernels": ("emu.kernels.command", "run other people's kernels from a folder, make a table"),
+    "fuzz": ("emu.fuzz", "test the MMU at random, on its own or under random programs"),
     "bench": ("emu.bench.command", "measure, against other MMUs and QEMU"),
 }
 """Name of each command, the module whose `command` it is, and what it does."""

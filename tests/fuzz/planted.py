@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Plug-ins with a bug each, for the fuzzers to find."""
+
+from __future__ import annotations
+
+from mmu.shadow.mmu import ShadowMmu
+
+
+class HalfZap(ShadowMmu):
+    """Zaps only the first of the two entries that follow from a 32-bit directory entry."""
+
+    def __init__(self, *args, **keywords):
+        super().__init__(*args, **keywords)
+        zap_entry = self.cache.zap_entry
+
+        def zap_even_entry(page, place):
+            if page.glevels == 2 and page.level == 2 and place & 1:
+                return False
+            return zap_entry(page, place)
+
+        self.cache.zap_entry = zap_even_entry
+
+
+class Deaf(ShadowMmu):
+    """Does not hear of writes from outside the processors."""
+
+    def written(self, gpa, size, source):
+        if source == "guest":
+            super().written(gpa, size, source)
+
+
+class Dies(ShadowMmu):
+    """Takes the process along at its third INVLPG."""
+
+    def invlpg(self, cpu, gva):
+        import os
+
+        super().invlpg(cpu, gva)
+        if self.counters.invlpg == 3:
+            os._exit(1)
+
+    flush_on_invlpg = True
