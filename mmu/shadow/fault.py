@@ -80,24 +80,28 @@ class Faults:
         ``gpa`` is the address of the 4 KiB frame, which a large leaf does not say by itself.
         """
         tlb = self.tlb
-        epoch = tlb.epoch << SPTE_EPOCH_SHIFT
-        if spte & SPTE_EPOCH != epoch:
-            self.words[place] = spte & ~SPTE_EPOCH | epoch
         if spte & SPTE_TRAP:
-            return gpa | trap_permissions(access)
-        if access & ACCESS_WRITE:
+            rights = trap_permissions(access)
+        elif access & ACCESS_WRITE:
             if not spte & SPTE_WRITABLE and self._stays_trapped(place, gpa):
                 self.counters.pf_emulate += 1
-                return gpa | MAP_READ | MAP_WRITE | MAP_TRAP
-            mask, want = context.tests[access & ACCESS_USER | ACCESS_FETCH]
-            return gpa | tlb.grant_write(cpu, gpa >> PAGE_SHIFT, spte & mask == want)
-        if access & ACCESS_FETCH:
+                rights = MAP_READ | MAP_WRITE | MAP_TRAP
+            else:
+                mask, want = context.tests[access & ACCESS_USER | ACCESS_FETCH]
+                rights = tlb.grant_write(cpu, gpa >> PAGE_SHIFT, spte & mask == want)
+        elif access & ACCESS_FETCH:
             rights = tlb.grant_exec(cpu, gpa >> PAGE_SHIFT)
             pkey = spte >> SPTE_PKEY_SHIFT & 15
             if not context.paging.may_read_too(spte & SPTE_USER, pkey, access):
                 rights &= ~MAP_READ
-            return gpa | rights
-        return gpa | MAP_READ
+        else:
+            rights = MAP_READ
+        # Only now: a grant may have flushed, and what is answered is held after that flush.
+        epoch = tlb.epoch << SPTE_EPOCH_SHIFT
+        spte = self.words[place]
+        if spte & SPTE_EPOCH != epoch:
+            self.words[place] = spte & ~SPTE_EPOCH | epoch
+        return gpa | rights
 
     def _stays_trapped(self, place: int, gpa: int) -> bool:
         """Return whether writes to a frame are still to be trapped; if not, give the leaf W."""
