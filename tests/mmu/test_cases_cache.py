@@ -230,6 +230,25 @@ def test_case_27_invlpg_of_any_address_drops_all_of_a_large_page(rigs):
                 assert rig.faults(gva + piece, WRITE) == 2
 
 
+def test_case_27_a_piece_that_was_granted_after_a_flush_of_its_own(rigs):
+    """A fetch of what was just written empties the TLBs first. What is granted then is held."""
+    for first, second in ((WRITE, FETCH), (FETCH, WRITE)):
+        rig = rigs()
+        tables = rig.tables("4-level")
+        gva = 0x40000000
+        tables.map(gva, 0x800000, USER_RW | (1 << 63 if second is WRITE else 0), level=2)
+        tables.map(0x80000000, 0x800000, HOT)
+        rig.enter(tables)
+        if second is WRITE:
+            rig.may(0x80000000, first)
+        else:
+            rig.may(gva, first)
+        rig.may(gva, second)
+        rig.edit(tables.gpa_of_entry(gva, 2), 8, 0)
+        rig.invlpg(gva + 0x5000)
+        assert rig.faults(gva) == 0
+
+
 def test_case_27_global_pages_go_with_invlpg_and_with_pge(rigs):
     """A processor may keep them over a load of CR3, we need not; INVLPG and CR4.PGE drop them."""
     for mode in PAGED:
