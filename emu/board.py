@@ -7,8 +7,12 @@
     0x61 0x92  system control A and B                 IRQ 8  RTC
     0x70  RTC and CMOS
     0x3b4-0x3da  VGA         0x3f8  COM1              0xe9  debug console
-    0x604  ACPI sleep control, 0x8900 "Shutdown"      0xf4  isa-debug-exit
+    0x600  ACPI power management, 0xb2 APM            IRQ 9  ACPI
+    0x1f0 0x170  IDE, where there are disks           IRQ 14, 15
+    0x510  fw_cfg            0xcf8  PCI configuration
+    0x8900 "Shutdown"        0xf4  isa-debug-exit     0xe0 0x2000  pc-testdev, if asked for
     0xfec00000  I/O APIC, on every IRQ                0xfee00000  a local APIC per vCPU
+    0xfed00000  HPET, which may take over IRQ 0 and 8
 
 Memory: RAM below 0xa0000, VGA memory to 0xc0000, firmware at 0xf0000, RAM from 1 MiB up to
 `LOW_END`, and what is more from 4 GiB on.
@@ -16,28 +20,36 @@ Memory: RAM below 0xa0000, VGA memory to 0xc0000, firmware at 0xf0000, RAM from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from emu.boot.layout import memory_map
 from emu.clock import Clock
 from emu.cpu.vcpu import Vcpu
+from emu.devices import hpet
+from emu.devices.acpi_pm import PM_BASE, PM_SIZE, AcpiPm, ApmPort
 from emu.devices.apic_bus import ApicBus
 from emu.devices.bus import IrqLine, PortBus, Stop, TextSink
 from emu.devices.cmos import Cmos
 from emu.devices.debug_exit import DebugExit
 from emu.devices.debugcon import DebugConsole
+from emu.devices.disk import Disk
+from emu.devices.fw_cfg import FwCfg, e820_item
+from emu.devices.ide import IdeChannel
 from emu.devices.ioapic import DEFAULT_BASE as IOAPIC_BASE
 from emu.devices.ioapic import IoApic, isa_pin
 from emu.devices.keyboard import Keyboard
 from emu.devices.lapic import LocalApic
 from emu.devices.lapic_page import ApicWindow
+from emu.devices.pci import PciHost, i440fx_functions
 from emu.devices.pic import PicPair
 from emu.devices.pit import Pit
 from emu.devices.port61 import SystemControlB
 from emu.devices.port92 import A20Gate, SystemControlA
-from emu.devices.power import ShutdownPort, SleepControl
+from emu.devices.power import ShutdownPort
 from emu.devices.ps2 import KeyboardController
 from emu.devices.serial import Serial
+from emu.devices.testdev import TestDevice
 from emu.devices.vga import Vga
 from emu.errors import UsageError
 from mmu.memory import Memory
@@ -57,7 +69,8 @@ class BoardOptions:
     """What a person may choose about the chips; sinks get every byte as the guest sends it.
 
     `debug_exit` is (first port, how many) or None, `debugcons` (port, sink), `start_time` seconds
-    since 1970 for the RTC.
+    since 1970 for the RTC, `disks` by number (0 and 1 on the first IDE channel), `fw_cfg` files by
+    name; `test_device` adds QEMU's pc-testdev. `reserved` is RAM that firmware keeps.
     """
 
     serial: Sequence[TextSink | None] = (None,)
@@ -65,6 +78,10 @@ class BoardOptions:
     debug_exit: tuple[int, int] | None = (0xF4, 4)
     start_time: int | None = None
     cpus: int = 1
+    disks: Mapping[int, Disk] = field(default_factory=dict)
+    fw_cfg: Mapping[str, bytes] = field(default_factory=dict)
+    test_device: bool = False
+    reserved: Sequence[tuple[int, int, int]] = ()
     extra: list[Callable[[Board], None]] = field(default_factory=list)
 
 
@@ -130,7 +147,9 @@ class Board:
         memory.add_mmio(IOAPIC_BASE, 0x1000, self.ioapic)
         for first, last in ((0x20, 0x21), (0xA0, 0xA1), (0x4D0, 0x4D1)):
             ports.add(first, last, pic)
-        self.pit = pit = Pit(clock, self.irq(0))
+        self.hpet = hpet.Hpet(clock, self.ioapic.line, self.irq(0), self.irq(8))
+        memory.add_mmio(hpet.BASE, hpet.SIZE, self.hpet)
+        self.pit = pit = Pit(clock, self.hpet.pit_irq)
         ports.add(0x40, 0x43, pit)
         self.system_b = SystemControlB(pit)
         ports.add(0x61, 0x61, self.system_b)
@@ -144,7 +163,7 @@ class Board:
         timing = {} if options.start_time is None else {"start": options.start_time}
         self.cmos = Cmos(
             clock,
-            self.irq(8),
+            self.hpet.rtc_irq,
             ram_below_4g=ram[0],
             ram_above_4g=ram[1],
             cpus=options.cpus,
@@ -165,7 +184,14 @@ class Board:
         self.debugcons = [DebugConsole(sink) for _, sink in options.debugcons]
         for console, (port, _) in zip(self.debugcons, options.debugcons, strict=True):
             ports.add(port, port, console)
-        self._add_endings(stop, options)
+        self._add_power(stop)
+        if options.debug_exit is not None:
+            first, count = options.debug_exit
+            ports.add(first, first + count - 1, DebugExit(stop), width=min(count, 4))
+        self._add_configuration(sum(ram), reset, options)
+        self._add_disks(options.disks)
+        if options.test_device:
+            self._add_test_device()
         for plug in options.extra:
             plug(self)
 
@@ -180,12 +206,44 @@ class Board:
 
         return drive
 
-    def _add_endings(self, stop: Stop, options: BoardOptions) -> None:
-        self.ports.add(0x604, 0x605, SleepControl(stop), width=2)
+    def _add_power(self, stop: Stop) -> None:
+        self.power = AcpiPm(self.clock, self.irq(9), stop)
+        self.ports.add(PM_BASE, PM_BASE + PM_SIZE - 1, self.power, width=4)
+        self.ports.add(0xB2, 0xB3, ApmPort(self.power))
         self.ports.add(0x8900, 0x8900, ShutdownPort(stop))
-        if options.debug_exit is not None:
-            first, count = options.debug_exit
-            self.ports.add(first, first + count - 1, DebugExit(stop), width=min(count, 4))
+
+    def _add_configuration(
+        self, ram_size: int, reset: Callable[[], None], options: BoardOptions
+    ) -> None:
+        """Add what tells the guest about the board: fw_cfg and PCI configuration space."""
+        cpus = options.cpus
+        self.fw_cfg = FwCfg(self.memory, ram_size=ram_size, cpus=cpus, max_cpus=cpus)
+        ram = (piece for piece in memory_map(self.memory, options.reserved) if piece.kind == 1)
+        self.fw_cfg.add_file("etc/e820", e820_item(ram))
+        for name, data in options.fw_cfg.items():
+            self.fw_cfg.add_file(name, data)
+        self.ports.add(0x510, 0x51B, self.fw_cfg, width=4)
+        self.pci = PciHost(i440fx_functions(ide=bool(options.disks)), reset)
+        self.ports.add(0xCF8, 0xCFF, self.pci, width=4)
+
+    def _add_disks(self, disks: Mapping[int, Disk]) -> None:
+        self.ide: list[IdeChannel] = []
+        for first, irq, base, control in ((0, 14, 0x1F0, 0x3F6), (2, 15, 0x170, 0x376)):
+            master, slave = disks.get(first), disks.get(first + 1)
+            if master is None and slave is None:
+                continue
+            channel = IdeChannel(
+                self.clock, self.irq(irq), master, slave, base=base, control=control
+            )
+            for low, high, width in channel.ports:
+                self.ports.add(low, high, channel, width=width)
+            self.ide.append(channel)
+
+    def _add_test_device(self) -> None:
+        """Let the guest pull every interrupt line; line 2 is the I/O APIC's alone."""
+        lines = [self.irq(n) if n != 2 else self.ioapic.line(2) for n in range(16)]
+        lines += [self.ioapic.line(n) for n in range(16, 24)]
+        TestDevice(lines).attach(self.ports, self.memory)
 
 
 def _connect(cpu: Vcpu, apic: LocalApic) -> None:

@@ -36,6 +36,7 @@ from emu.errors import KernelError, ShadowcornError, UsageError
 from emu.outcome import Kind, Outcome, exit_code
 from emu.report import triple_fault_report
 from emu.schedule import DEFAULT_QUANTUM, Scheduler
+from emu.tables import firmware_tables
 from mmu.api import DEFAULT_POOL, Mmu, MmuError, PagingRegisters, find_mmu, make_mmu
 from mmu.arch import ACCESS_IMPLICIT, Features
 from mmu.memory import Memory, MemoryMapError
@@ -104,7 +105,11 @@ class Machine:
         options = board if board is not None else BoardOptions()
         options.cpus = cpus
         ram = add_memory(self.guest_memory, memory)
-        self._bios = Bios()
+        self._disks = options.disks
+        self._tables = firmware_tables(ram[0], cpus, len(options.serial))
+        options.reserved = self._tables.reserved
+        self._tables.install(self.guest_memory)
+        self._bios = Bios(self._tables.rom, self._tables.reserved)
         self._bios.install(self.guest_memory)
         self.mmu: Mmu = self._make_mmu(mmu, cpus, cpu_features, shadow_pages, audit)
         code = _compiled_code(jit)
@@ -183,14 +188,20 @@ class Machine:
                 entry=entry,
                 warn=warn,
             )
+                reserved=self._tables.reserved,
+                rsdp=self._tables.rsdp,
+                rsdp_gpa=self._tables.rsdp_gpa,
             try:
                 self.boot = load(image, request)
             except MemoryMapError as error:
                 raise KernelError(str(error)) from None
             self.cpus[0].set_state(self.boot.state)
         self._bios.attach(self)
-        if self.boot is not None and self.boot.disk_image is not None:
-            self._bios.insert(0x80, MemoryDisk(self.boot.disk_image))
+        for number, disk in self._disks.items():
+            self._bios.insert(0x80 + number, disk)
+        image_of_boot = self.boot.disk_image if self.boot is not None else None
+        if image_of_boot is not None and 0 not in self._disks:
+            self._bios.insert(0x80, MemoryDisk(image_of_boot))
 
     def _slots_changed(self) -> None:
         for cpu in self.cpus:
@@ -264,6 +275,8 @@ class Machine:
                 cpu.close()
 
     def __enter__(self) -> Machine:
+            for disk in self._disks.values():
+                disk.close()
         """Return the machine itself."""
         return self
 
