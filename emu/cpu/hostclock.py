@@ -31,6 +31,7 @@ class HostClock:
         self._began = 0
         self._runs = threading.Event()
         self._closed = False
+        self._engine = threading.Lock()  # held while the engine is being stopped, or closed
         threading.Thread(target=self._watch, name="shadowcorn host clock", daemon=True).start()
 
     def begin(self, budget: int) -> None:
@@ -50,13 +51,17 @@ class HostClock:
         return (time.perf_counter_ns() - self._began) // NS_PER_INSN
 
     def close(self) -> None:
-        """End the thread."""
-        self._closed = True
+        """End the thread; the engine is not touched by it any more when this returns."""
+        with self._engine:
+            self._closed = True
         self._runs.set()
 
     def _watch(self) -> None:
-        while self._runs.wait() and not self._closed:
+        while self._runs.wait():
             time.sleep(_TICK_SECONDS)
-            if self._runs.is_set() and self.now() >= self._counter[1]:
-                self._stopped[0] = 1
-                self._stop()
+            with self._engine:
+                if self._closed:
+                    return
+                if self._runs.is_set() and self.now() >= self._counter[1]:
+                    self._stopped[0] = 1
+                    self._stop()
