@@ -114,6 +114,7 @@ class World:
         self.rig = Rig(
             plugin, cpus, 4 + cpus + pool, memory=self._memory(WatchedMemory), policy=policy
         )
+        self.logged = None  # the bytes when the dirty log was last read
         self.twin_memory = self._memory(Memory)
         self.twin = make_mmu(
             "uncached", self.twin_memory, ModelTlb(cpus), cpus, features=self.rig.features
@@ -266,13 +267,19 @@ class World:
     def owner(self, what, number):
         """What the owner of the machine may do at any time."""
         mmu = self.rig.mmu
-        if what % 4 == 0 and hasattr(mmu, "shrink"):
+        what %= 5
+        if what == 0:
             mmu.shrink(1 + number % 4)
-        elif what % 4 == 1 and hasattr(mmu, "zap_all"):
+        elif what == 1:
             mmu.zap_all()
-        elif what % 4 == 2 and hasattr(mmu, "set_policy"):
+        elif what == 2:
             mmu.set_policy(POLICIES[number % len(POLICIES)])
+        elif what == 3:
+            self._read_dirty_log()
+        else:
+            self._plug_memory()
         self.rig.settle()
+        self._compare()
 
     # --- How they are done ------------------------------------------------------------------------
 
@@ -307,18 +314,38 @@ class World:
         elif slot is not None and slot.kind == "ram":
             slot.view[gpa - slot.gpa : gpa - slot.gpa + len(data)] = data
 
+    def _read_dirty_log(self):
+        """Start the log, or hold it against what has changed since."""
+        if self.logged is None:
+            self.rig.mmu.start_dirty_log()
+        else:
+            changed = {frame for frame in FRAMES if self._bytes(frame) != self.logged[frame]}
+            missed = changed - set(self.rig.mmu.dirty_log())
+            assert not missed, f"the dirty log lacks {missed}"
+        self.logged = {frame: self._bytes(frame) for frame in FRAMES}
+
+    def _plug_memory(self):
+        """A page of RAM comes or goes where entries point to nothing."""
+        for memory in (self.rig.memory, self.twin_memory):
+            slot = memory.slot_at(HOLE)
+            if slot is None:
+                memory.add_ram(HOLE, 0x1000)
+            else:
+                memory.remove(slot)
+
+    def _bytes(self, frame):
+        return self.rig.memory.slot_at(0).view[frame << 12 : frame + 1 << 12].tobytes()
+
     def _load(self, cpu, regs):
         with suppress(GeneralProtection):
             self.rig.load(cpu, regs)
 
     def _compare(self):
         """The twin's bytes must be the same."""
-        ours = self.rig.memory.slot_at(0).view
         theirs = self.twin_memory.slot_at(0).view
         for frame in FRAMES:
-            at = frame << 12
-            mine = ours[at : at + 0x1000].tobytes()
-            assert mine == theirs[at : at + 0x1000].tobytes(), f"frame {frame:x} differs from twin"
+            twin = theirs[frame << 12 : frame + 1 << 12].tobytes()
+            assert self._bytes(frame) == twin, f"frame {frame:x} differs from the twin's"
 
 
 # Steps for a seeded generator: (weight, name, ranges of the arguments).
@@ -335,7 +362,7 @@ STEPS = (
     (2, "flip", (4, len(MODE_BITS) + 2)),
     (2, "invlpg", (4, 1 << 16)),
     (1, "flush", (4,)),
-    (1, "owner", (4, 4)),
+    (1, "owner", (5, 4)),
 )
 
 
