@@ -195,7 +195,7 @@ class _Calibration:
 
     def run(self) -> Layout:
         self._find_env()
-        self._find_cpu_fields()
+        self._check_words()
         self._check_public_registers()
         self._run_program()
         return Layout(**self.found)
@@ -213,30 +213,35 @@ class _Calibration:
             if pointer < 0x10000 or pointer >> 47 or pointer & 7:
                 continue
             env = self.reader(pointer, _ENV_REACH).find(pattern)
-            if env > 0 and env % 8 == 0:
+            # Other blocks of the heap may lie before the processor: it must look like one, too.
+            if env > 0 and env % 8 == 0 and self._is_cpu_state(pointer, env):
                 self.found.update(uc_cpu=offset, cpu_env=env)
                 self.cpu = pointer
                 self.env = _view(pointer + env, ENV_BYTES, "Q")
                 return
         raise _refuse("no register file behind the handle")
 
-    def _find_cpu_fields(self) -> None:
-        cpu_state = self.reader(self.cpu, self.found["cpu_env"])
-        env_pointer = cpu_state.find(struct.pack("<Q", self.cpu + self.found["cpu_env"]))
-        back_pointer = cpu_state.rfind(struct.pack("<Q", self.handle))
-        resting = [at for at in range(0, 64, 4) if cpu_state[at : at + 4] == b"\xff" * 4]
+    def _is_cpu_state(self, cpu: int, env: int) -> bool:
+        """Find the fields of a CPUState at `cpu`, if it is one."""
+        state = self.reader(cpu, env)
+        env_pointer = state.find(struct.pack("<Q", cpu + env))
+        back_pointer = state.rfind(struct.pack("<Q", self.handle))
+        resting = [at for at in range(0, 64, 4) if state[at : at + 4] == b"\xff" * 4]
         if env_pointer < 0 or back_pointer < 0 or len(resting) != 1:
-            raise _refuse(f"CPUState has no known shape: {env_pointer}, {back_pointer}, {resting}")
-        flags_word = resting[0]
+            return False
+        (icount,) = struct.unpack_from("<Q", state, env_pointer + 8)
+        if not 0 < cpu + env - icount <= 64:  # icount_decr lies just before env
+            return False
         self.found.update(
             cpu_icount_pointer=env_pointer + 8,
-            cpu_exit_request=flags_word - _EXIT_REQUEST_BACK,
-            cpu_interrupt_request=flags_word + _INTERRUPT_REQUEST_AHEAD,
+            cpu_exit_request=resting[0] - _EXIT_REQUEST_BACK,
+            cpu_interrupt_request=resting[0] + _INTERRUPT_REQUEST_AHEAD,
             cpu_exception_index=back_pointer - _EXCEPTION_INDEX_BACK,
         )
-        (icount,) = struct.unpack_from("<Q", cpu_state, env_pointer + 8)
-        if not 0 < self.cpu + self.found["cpu_env"] - icount <= 64:
-            raise _refuse("icount_decr is not beside env")
+        return True
+
+    def _check_words(self) -> None:
+        """Look at words that rest at known values."""
         vendor = self.env.cast("B")[VENDOR_D * 4 : VENDOR_D * 4 + 12].tobytes()
         if vendor != b"GenuineIntel":
             raise _refuse("no CPU vendor behind env")
@@ -333,7 +338,7 @@ class _Calibration:
         self._find_counters()
 
     def _fill(self, _uc: int, gva: int, _access: int, entry: int, _data: int) -> bool:
-        if gva == _BAD_PAGE:
+        if gva == _BAD_PAGE or self.failure:
             self.exception_index[0] = _OUR_EXCEPTION
             return False
         answer = raw.tlb_entry(entry)
@@ -353,6 +358,8 @@ class _Calibration:
         if self.exception_index[0] != number:
             raise ValueError(f"exception_index is {self.exception_index[0]}, not {number:#x}")
         rip = self.env[RIP_Q]
+        if len(self.steps) > _PROGRAM_INSNS:
+            raise ValueError(f"the test program loops: {self.steps[:3]}")
         if number == VMEXIT + EXIT_VINTR:
             self.steps.append((number, rip))
             self.requests[0] &= ~INTERRUPT_VIRQ

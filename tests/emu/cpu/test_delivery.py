@@ -37,7 +37,7 @@ def vectors(tried: list[Event]) -> list[tuple[int, int | None]]:
     return [(event.vector, event.error_code) for event in tried]
 
 
-# --- Real mode ------------------------------------------------------------------------------------
+# --- Real mode -----------------------------------------------------------------------------------
 
 
 def test_real_mode_frame() -> None:
@@ -78,7 +78,7 @@ def test_vector_table_too_short_shuts_the_processor_down() -> None:
     assert cpu.snapshot() == before
 
 
-# --- Protected mode ---------------------------------------------------------------------------------
+# --- Protected mode ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_double_fault_through_its_own_gate() -> None:
     assert cpu.words(4, 2) == [0, 0x1234]
 
 
-# --- Long mode ---------------------------------------------------------------------------------------
+# --- Long mode -----------------------------------------------------------------------------------
 
 
 def test_long_mode_frame_is_aligned_and_complete() -> None:
@@ -338,7 +338,7 @@ def test_triple_fault_lists_what_was_tried() -> None:
     assert cpu.snapshot() == before
 
 
-# --- Task gates ---------------------------------------------------------------------------------------
+# --- Task gates ----------------------------------------------------------------------------------
 
 
 def new_task(cpu: Processor) -> None:
