@@ -67,7 +67,7 @@ _ALL = (
     _load("chase 64 MiB", "load", 80_000, "000003a80affb000", "m=64"),
     _load("switch 16", "switch, 64 pages touched", 40, "291b7cca776b7489", "s=16", fills=64),
     _load("switch 128", "switch, 64 pages touched", 140, "e2ba7bac328d758a", "s=128", fills=64),
-    _load("fault", "page fault served", 1000, "0000000000000c08", bare=False),
+    _load("fault", "page fault served", 1000, "0000000002000b60", bare=False),
     _load("ptwrite", "entry rewritten and used", 1000, "f6d77e1feb38d2df"),
     _load("fork", "address space of 64 pages", 20, "8fcb05b15f07a28e"),
     _load("syscall int", "INT 0x80 and IRETQ", 1000, "5d052c49eafa0874", "m=0", bare=False),
