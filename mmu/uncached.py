@@ -17,6 +17,7 @@ from .api import (
 from .arch import (
     ACC_USER,
     ACCESS_FETCH,
+    ACCESS_IMPLICIT,
     ACCESS_USER,
     ACCESS_WRITE,
     PAGE_SHIFT,
@@ -106,5 +107,5 @@ def grant(memory: Memory, tlb: TlbTracker, context: Context, cpu: int, found: Wa
         return gpa | MAP_READ
     if slot.kind == "rom":
         return gpa | MAP_READ | MAP_WRITE | MAP_TRAP
-    fetch = access & ACCESS_USER | ACCESS_FETCH
+    fetch = access & (ACCESS_USER | ACCESS_IMPLICIT) | ACCESS_FETCH
     return gpa | tlb.grant_write(cpu, gfn, not context.denied[fetch] >> found.rights & 1)

@@ -15,6 +15,7 @@ from ..arch import (
     ACC_USER,
     ACC_WRITE,
     ACCESS_FETCH,
+    ACCESS_IMPLICIT,
     ACCESS_USER,
     ACCESS_WRITE,
     PAGE_SHIFT,
@@ -47,6 +48,8 @@ from .pool import (
     Pool,
     ShadowPage,
 )
+
+_FETCHER = ACCESS_USER | ACCESS_IMPLICIT  # what of an access says in whose name it is made
 
 _PREFETCH = 8
 """So many entries are filled after one whose neighbour was there; KVM: PTE_PREFETCH_NUM."""
@@ -87,7 +90,7 @@ class Faults:
                 self.counters.pf_emulate += 1
                 rights = MAP_READ | MAP_WRITE | MAP_TRAP
             else:
-                mask, want = context.tests[access & ACCESS_USER | ACCESS_FETCH]
+                mask, want = context.tests[access & _FETCHER | ACCESS_FETCH]
                 rights = tlb.grant_write(cpu, gpa >> PAGE_SHIFT, spte & mask == want)
         elif access & ACCESS_FETCH:
             rights = tlb.grant_exec(cpu, gpa >> PAGE_SHIFT)

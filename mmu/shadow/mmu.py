@@ -270,11 +270,10 @@ class ShadowMmu:
 
     def remapped(self) -> None:
         """See :meth:`mmu.api.Mmu.remapped`. Everything goes, as with KVM's memory slots."""
-        self.zap_all()
+        self._leave_everything()
         self.tlb.remapped()
         self.cache.remapped()
-        for cpu in self._blocks:
-            self._publish(cpu)
+        self._enter_roots()  # they are protected in the new maps of frames
 
     # --- For the owner of the machine ---------------------------------------------------------
 
@@ -285,9 +284,15 @@ class ShadowMmu:
 
     def zap_all(self) -> None:
         """Forget every translation at once; the pages themselves go by and by."""
+        self._leave_everything()
+        self._enter_roots()
+
+    def _leave_everything(self) -> None:
         for cpu, context in enumerate(self.contexts):
             self._leave_root(cpu, context)
         self.cache.zap_all_fast()
+
+    def _enter_roots(self) -> None:
         for cpu, context in enumerate(self.contexts):
             if context.paging.levels >= Levels.FOUR:
                 self._enter_root_page(context)

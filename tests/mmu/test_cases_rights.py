@@ -217,6 +217,19 @@ def test_case_18_nor_is_it_free_of_smap_and_protection_keys(rigs):
     assert rig.faults(GVA, WRITE) == 0x23
 
 
+def test_case_18_an_implicit_write_at_cpl_3_lets_the_supervisor_execute_nothing(rigs):
+    """It is a supervisor's access (SDM 4.6.1), so it is he who may execute the page or not."""
+    for mode in PAGED:
+        rig = rigs()
+        tables = rig.tables(mode)
+        tables.map(GVA, PAGE, USER_RW | A | D)
+        rig.enter(tables, smep=True)
+        rig.may(GVA, USER_FETCH)
+        assert rig.access(GVA, USER_WRITE) == PAGE | 7, "code that writes to itself"
+        assert rig.access(GVA, Access("w", user=True, implicit=True)) == PAGE | 3
+        assert rig.faults(GVA, FETCH) == 0x11
+
+
 def test_case_19_a_neighbour_faults_alike_cold_and_warm(rigs):
     """kvm-unit-tests, check_pfec_on_prefetch_pte: an entry filled ahead lost its error code."""
     neighbours = {
