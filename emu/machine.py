@@ -104,8 +104,8 @@ class Machine:
         self.cpus: list[Vcpu] = []
         options = board if board is not None else BoardOptions()
         options.cpus = cpus
-        ram = add_memory(self.guest_memory, memory)
         self._disks = options.disks
+        ram = add_memory(self.guest_memory, memory)
         self._tables = firmware_tables(ram[0], cpus, len(options.serial))
         options.reserved = self._tables.reserved
         self._tables.install(self.guest_memory)
@@ -186,11 +186,11 @@ class Machine:
                 format=format,
                 address=address,
                 entry=entry,
-                warn=warn,
-            )
                 reserved=self._tables.reserved,
                 rsdp=self._tables.rsdp,
                 rsdp_gpa=self._tables.rsdp_gpa,
+                warn=warn,
+            )
             try:
                 self.boot = load(image, request)
             except MemoryMapError as error:
@@ -273,10 +273,10 @@ class Machine:
             self._closed = True
             for cpu in self.cpus:
                 cpu.close()
-
-    def __enter__(self) -> Machine:
             for disk in self._disks.values():
                 disk.close()
+
+    def __enter__(self) -> Machine:
         """Return the machine itself."""
         return self
 
