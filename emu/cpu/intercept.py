@@ -124,7 +124,7 @@ class Intercepts:
             H.EXIT_PAUSE: self._pause,
             H.EXIT_INVLPG: self._invlpg,
             H.EXIT_MSR: self._msr,
-            H.EXIT_SMI: cpu.finish_abort,
+            H.EXIT_SMI: cpu.hooks.finish_abort,
             **dict.fromkeys(range(_EXIT_READ_DR0, _EXIT_WRITE_DR0 + 8), self._debug_register),
             **dict.fromkeys(_UMIP_EXITS, self._umip),
         }

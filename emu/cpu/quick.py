@@ -68,7 +68,7 @@ def _gate(word: int) -> tuple[int, int, int, int]:
 
 @lru_cache(maxsize=64)
 def _code(word: int) -> tuple[int, int]:
-    """Return (limit, flags) of a present, accessed, non-conforming 64-bit code segment of DPL 0, and
+    """Return (limit, flags) of a present, accessed, non-conforming 64-bit code segment of DPL 0;
     zeros for every other descriptor."""
     flags = word >> 32
     if flags & _DESCRIPTOR_BITS != _KERNEL_CODE:

@@ -2,7 +2,7 @@
 """One virtual processor on one Unicorn engine, from the reset vector to long mode.
 
     run(budget)
-      engine --TLB miss--------> _fill  --> mmu.translate --> TLB entry, or a fault to deliver
+      engine --TLB miss--------> Fills  --> mmu.translate --> TLB entry, or a fault to deliver
              --exception, int--> _intr  --> Delivery      --> new state, the engine goes on
              --intercept-------> _intr  --> Intercepts    --> emulated, the engine goes on
              --IN, OUT---------> the port bus
@@ -38,35 +38,28 @@ from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
 from emu.cpu.compiled import StateBlock
 from emu.cpu.cpuid import Cpuid
-from emu.cpu.decode import is_stack_access, length_of_prefixes, touches_descriptors
-from emu.cpu.decode import memory_operand_address as operand_address
-from emu.cpu.delivery import Delivery, check_io_permission
-from emu.cpu.faults import Event, Fault, Shutdown, Source, Vector
+from emu.cpu.decode import is_stack_access, length_of_prefixes
+from emu.cpu.delivery import Delivery
+from emu.cpu.faults import Event, Shutdown, Source, Vector
+from emu.cpu.fill import PAGE_FAULT, SPECIAL_PAGES, TRAP_WINDOW, Fills
+from emu.cpu.hooks import Hooks
 from emu.cpu.hostclock import HostClock
 from emu.cpu.intercept import Intercepts
 from emu.cpu.linear import LinearMemory
 from emu.cpu.msr import Msrs
 from emu.cpu.registers import (
-    EFLAGS_AC,
     EFLAGS_IF,
     EFLAGS_TF,
-    EFLAGS_VM,
-    TR,
     Registers,
     attributes_to_flags,
 )
-from emu.cpu.syscall import syscall, sysenter
 from emu.devices.bus import PortBus
 from emu.errors import EngineError
 from emu.state import GPRS, SEGMENTS, CpuState
-from mmu.api import FRAME_MASK, MAP_TRAP, Answer, Mmu, NotCanonical, PageFault, PagingRegisters
+from mmu.api import Mmu, NotCanonical
 from mmu.arch import (
-    ACCESS_AC,
-    ACCESS_FETCH,
-    ACCESS_IMPLICIT,
     ACCESS_READ,
     ACCESS_USER,
-    ACCESS_WRITE,
     Features,
 )
 from mmu.memory import Memory, Slot
@@ -76,29 +69,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Exit", "InterruptSource", "PastEvent", "Vcpu"]
 
-TRAP_WINDOW = 1 << 40
-SPECIAL_PAGES = 1 << 41
 _VMCB = SPECIAL_PAGES + 0x2000
-_CODE_DROP = 1 << 63
-
-_PAGE_FAULT = 0x1000  # our own exception indices: a refused fill
-_NOT_CANONICAL = 0x1001
-
-_PORT_CYCLE = 100
-"""A port access takes as long as so many instructions: 1 us, as on the ISA bus, so that a guest
-that polls a device does not poll it a thousand times between two of its ticks."""
 _CR0_PG = 1 << 31
-_CR4_SMAP = 1 << 21
-_CR4_PKE = 1 << 22
-_FILLS_BEFORE_GROWING = 512
-_MOST_FILLS_BETWEEN_FLUSHES = 1 << 22
-_LEFT = compiled.FILLS_LEFT // 8
-_TR_BASE = compiled.TR_BASE // 8
 _WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17})
 _NATIVE = "native"
-_NOTHING = NotCanonical(0)
-# Of env, what an instruction outside CPL 0 may change without a hook: up to the error code.
-ABORT_BYTES = H.ERROR_CODE_D * 4
 
 
 class Exit(Enum):
@@ -189,26 +163,26 @@ class Vcpu:
             self.cpuid.set_feature(name, on)
         self.features: Features = self.cpuid.paging_features()
         self.linear = LinearMemory(index, mmu, memory)
-        self.delivery = Delivery(self.regs, self.linear, self.hidden, self._load_cr3)
+        self.state_block = StateBlock()
+        self.fills = Fills(self, self._handle, code)
+        self.hooks = Hooks(self, ports)
+        self.delivery = Delivery(self.regs, self.linear, self.hidden, self.fills.load_cr3)
         self.msrs = Msrs(self)
         self.intercepts = Intercepts(self)
         self.intercepts.yields_on_pause = cpus > 1
         self._code = code
-        self._state = StateBlock()
         self._counts_blocks = count_blocks and code is not None and not host_clock
         self._host_clock: HostClock | None = None
         if host_clock:
-            words, handle = self._state.words, self._handle
+            words, handle = self.state_block.words, self._handle
             stopped = words[compiled.STOPPED // 8 : compiled.STOPPED // 8 + 1]
             self._host_clock = HostClock(words[0:2], stopped, lambda: raw.stop(handle))
         # The instruction counter of a slice and its limit: the engine's own, or the compiled one.
         self._clock = (
-            self._state.words[0:2]
+            self.state_block.words[0:2]
             if self._counts_blocks or host_clock
             else self.hidden.uc[self.hidden.counter : self.hidden.counter + 2]
         )
-        self._fills_between_flushes = _FILLS_BEFORE_GROWING
-        self._fills_left = _FILLS_BEFORE_GROWING
         self._running = False
         self._rearm = False  # INTR is up, but was taken from QEMU's request word
         self._between = False  # inside the interrupt hook: no instruction is under way
@@ -222,14 +196,6 @@ class Vcpu:
         self._stepping = False
         self._step_tf = 0
         self._step_dr6 = 0
-        self._dropping = -1
-        self._task_switch: tuple[int, int] | None = None  # (TSS base, RIP of the instruction)
-        self._aborted: tuple[Event, bytes] | None = None
-        self._refusal: PageFault | NotCanonical | None = None
-        self._loaded_cr3 = 0
-        self._loaded_pkru = 0
-        self._pke = False
-        self._smap = False
         self._keep: list[Any] = []
         self._map_special_pages()
         self._slots: dict[int, Slot] = {}
@@ -275,50 +241,27 @@ class Vcpu:
     def _install_hooks(self) -> None:
         handle = self._handle
         keep = self._keep
-
-        def hook(kind: int, callback: Any, instruction: int | None = None) -> None:
-            keep.append(callback)
-            raw.add_hook(handle, kind, callback, instruction)
-
         mmio = (
-            raw.MMIO_READ_CALLBACK(self._trapped_read),
-            raw.MMIO_WRITE_CALLBACK(self._trapped_write),
+            raw.MMIO_READ_CALLBACK(self.hooks.trapped_read),
+            raw.MMIO_WRITE_CALLBACK(self.hooks.trapped_write),
         )
         keep.extend(mmio)
         if self.mmu.name == _NATIVE:
             from emu.cpu.native import map_holes
 
-            keep.append(map_holes(handle, self.memory, self._guarded))
+            keep.append(map_holes(handle, self.memory, self.hooks.guarded))
         else:
             raw.use_virtual_tlb(handle)
             raw.map_mmio(handle, TRAP_WINDOW, 1 << 40, *mmio)
-            self._install_fill(raw.FILL_CALLBACK(self._make_fill()))
+            self.fills.install(keep)
         if self._code is not None and self._counts_blocks:
-            words = self._state.words
-            words[compiled.STOP // 8] = raw.stop_address()
-            raw.add_hook(handle, raw.HOOK_BLOCK, self._code.count_block, data=self._state.address)
-        hook(raw.HOOK_INTR, raw.INTR_CALLBACK(self._intr))
-        hook(raw.HOOK_INSN, raw.IN_CALLBACK(self._in), raw.INSN_IN)
-        hook(raw.HOOK_INSN, raw.OUT_CALLBACK(self._out), raw.INSN_OUT)
-        hook(raw.HOOK_INSN, raw.SYSCALL_CALLBACK(self._syscall), raw.INSN_SYSCALL)
-        hook(raw.HOOK_INSN, raw.SYSCALL_CALLBACK(self._sysenter), raw.INSN_SYSENTER)
-        hook(raw.HOOK_INSN, raw.REPLACE_CALLBACK(self._cpuid), raw.INSN_CPUID)
-        hook(raw.HOOK_INSN, raw.REPLACE_CALLBACK(self._rdtsc), raw.INSN_RDTSC)
-        hook(raw.HOOK_INSN, raw.REPLACE_CALLBACK(self._rdtscp), raw.INSN_RDTSCP)
-
-    def _install_fill(self, python: Any) -> None:
-        """Hook TLB fills: by Python, or by compiled code that calls Python for what is left."""
-        self._keep.append(python)
-        if self._code is None or not hasattr(self.mmu, "block"):
-            raw.add_hook(self._handle, raw.HOOK_TLB_FILL, python)
-            return
-        words = self._state.words
-        block = self.mmu.block(self.index)
-        self._keep.append(block)
-        words[compiled.ENV // 8] = self.hidden.env_address
-        words[compiled.HIT_BLOCK // 8] = block.address
-        words[compiled.PYTHON_FILL // 8] = raw.address_of(python)
-        raw.add_hook(self._handle, raw.HOOK_TLB_FILL, self._code.fill, data=self._state.address)
+            state = self.state_block
+            state.words[compiled.STOP // 8] = raw.stop_address()
+            raw.add_hook(handle, raw.HOOK_BLOCK, self._code.count_block, data=state.address)
+        interrupt = raw.INTR_CALLBACK(self._intr)
+        keep.append(interrupt)
+        raw.add_hook(handle, raw.HOOK_INTR, interrupt)
+        self.hooks.install(handle, keep)
 
     # --- State --------------------------------------------------------------------------------
 
@@ -420,197 +363,15 @@ class Vcpu:
 
     def reload_paging(self) -> None:
         """Empty the TLB and tell the MMU the control registers as they are now."""
-        self.flush_tlb()
-        regs = self.regs
-        cr4 = regs.cr4
-        self._pke = bool(cr4 & _CR4_PKE)
-        self._smap = bool(cr4 & _CR4_SMAP)
-        self._loaded_cr3 = self._state.words[compiled.CR3 // 8] = regs.cr3
-        self._state.words[compiled.SMAP // 8] = self._smap
-        self._loaded_pkru = pkru = regs.pkru if self._pke else 0
-        self.mmu.load(self.index, PagingRegisters(regs.cr0, self._loaded_cr3, cr4, regs.efer, pkru))
+        self.fills.reload_paging()
 
     def flush_tlb(self) -> None:
         """Empty the TLB; also inside hooks. 1.4 us."""
-        self.linear.flush()
-        self._fills_left = self._state.words[_LEFT] = self._fills_between_flushes
-        raw.flush_tlb(self._handle)
+        self.fills.flush_tlb()
 
     def drop_code(self, gfn: int) -> None:
-        """Forget what was translated from the code in a frame; also inside hooks. 4 us.
-
-        Unicorn wants a virtual address. We give it one that no guest can have and answer the fill
-        that follows; the entry it leaves is flushed away.
-        """
-        if self.mmu.name == _NATIVE:
-            from emu.cpu.native import drop_all_code
-
-            drop_all_code(self._handle)
-            return
-        self._dropping = gfn << 12
-        address = _CODE_DROP | gfn << 12
-        raw.remove_code(self._handle, address, address + 0x1000)
-        self._dropping = -1
-        self.flush_tlb()
-
-    def _grow_tlb(self) -> None:
-        """Flush because so many fills since the last flush mean that entries push each other out.
-
-        Unicorn's TLB doubles at a flush that finds it well used, and never otherwise. Each such
-        flush makes the next one come twice as late: a TLB that cannot grow any more, or a guest
-        whose misses have other reasons, is soon left alone.
-        """
-        if self._fills_between_flushes < _MOST_FILLS_BETWEEN_FLUSHES:
-            self._fills_between_flushes *= 2
-        self.flush_tlb()
-        self.mmu.flushed(self.index)
-
-    def _make_fill(self) -> Callable[[int, int, int, int, int], bool]:
-        """Return the TLB fill hook: one short function with all it needs bound."""
-        index = self.index
-        translate = self.mmu.translate
-        d, q = self.hidden.d, self.hidden.q
-        hflags, eflags, pkru, cr3 = H.HFLAGS_D, H.EFLAGS_D, H.PKRU_D, H.CR_Q + 3
-        fetch, write = raw.FILL_FETCH, raw.FILL_WRITE
-        entries: dict[int, memoryview] = {}
-        left = self._state.words
-        tr_base = H.TR_D + 2 >> 1
-
-        def fill(_uc: int, gva: int, kind: int, entry: int, _data: int) -> bool:
-            answer: Answer
-            try:
-                if self._aborted is not None:
-                    return self._refuse(_NOTHING)
-                if q[tr_base] != left[_TR_BASE]:
-                    self._task_register_changed(kind == fetch)
-                self._fills_left -= 1
-                if self._fills_left <= 0 or left[_LEFT] == 0:
-                    self._grow_tlb()
-                if kind == fetch:
-                    if self._dropping >= 0:
-                        answer = self._dropping | 5
-                    else:
-                        if q[cr3] != self._loaded_cr3:
-                            self._cr3_changed()
-                        if gva >> 32 and not d[hflags] & H.HF_CS64:
-                            gva &= 0xFFFF_FFFF  # CS.base + EIP wraps
-                        user = ACCESS_USER if d[hflags] & 3 == 3 else 0
-                        answer = translate(index, gva, ACCESS_FETCH | user)
-                else:
-                    access = ACCESS_WRITE if kind == write else ACCESS_READ
-                    if d[hflags] & 3 == 3:
-                        access |= ACCESS_USER
-                    elif self._smap and d[eflags] & EFLAGS_AC:
-                        access |= ACCESS_AC
-                    if self._pke and d[pkru] != self._loaded_pkru:
-                        self.reload_paging()
-                    answer = translate(index, gva, access)
-                    if access & ACCESS_USER and (self._smap or answer.__class__ is not int):
-                        answer = self._implicit_answer(gva, access, answer)
-                if not isinstance(answer, int):
-                    return self._refuse(answer)
-                words = entries.get(entry)
-                if words is None:
-                    words = entries[entry] = raw.tlb_entry(entry)
-                if answer & MAP_TRAP:
-                    words[0] = SPECIAL_PAGES if kind == fetch else answer & FRAME_MASK | TRAP_WINDOW
-                else:
-                    words[0] = answer & FRAME_MASK
-                words[1] = answer & 7
-                return True
-            except BaseException as error:
-                self._fail(error)
-                return False
-
-        return fill
-
-    def _load_cr3(self, value: int) -> None:
-        """Do the CR3 load of a task switch."""
-        self.regs.cr3 = value
-        self.reload_paging()
-
-    def _task_register_changed(self, fetch: bool) -> None:
-        """Look at a fill that finds another TSS than the one before: LTR, or a task switch.
-
-        Unicorn puts RIP back to the instruction before it calls a fill hook. If a far JMP, CALL or
-        IRET is just switching tasks, RIP and the flags are the new task's already and must be
-        given back to it.
-        """
-        tr = self.regs.segment(TR)
-        switch = (tr.base, self.regs.rip)
-        if not fetch and self._task_switch in (None, switch) and self._is_far_transfer():
-            self._task_switch = switch
-            wide = tr.attributes & 8
-            self.linear.begin()
-            eip = self.linear.read(tr.base + (0x20 if wide else 0x0E), 4 if wide else 2)
-            self.hidden.q[H.RIP_Q] = eip
-            self.hidden.d[H.CC_OP_D] = 1
-            return
-        self._task_switch = None
-        self._state.words[_TR_BASE] = tr.base
-
-    def _is_far_transfer(self) -> bool:
-        code = self.read_code(15)
-        code = code[length_of_prefixes(code, self.bits) :]
-        far_indirect = code[:1] == b"\xff" and code[1] >> 3 & 7 in (3, 5)
-        return code[:1] in (b"\x9a", b"\xcf", b"\xea") or far_indirect
-
-    def _cr3_changed(self) -> None:
-        """The guest has loaded CR3, by MOV or by a task switch, and runs its next instruction."""
-        self.reload_paging()
-
-    def _refuse(self, answer: PageFault | NotCanonical) -> bool:
-        """Let the fill fail and the interrupt hook be called in its stead."""
-        self._refusal = answer
-        canonical = answer.__class__ is PageFault
-        self.hidden.exception_index[0] = _PAGE_FAULT if canonical else _NOT_CANONICAL
-        return False
-
-    def _implicit_answer(self, gva: int, access: int, answer: Answer) -> Answer:
-        """Reconsider a user access that may be the processor's own to a descriptor table or TSS.
-
-        Those are supervisor accesses whatever CPL is (SDM 3A 4.6.1), and the fill hook is not
-        told. Only a page with a table on it comes here, and only where it matters.
-        """
-        regs = self.regs
-        page = gva >> 12
-        ldtr, tr = regs.ldtr, regs.tr
-        for base, limit in (regs.gdtr, (ldtr.base, ldtr.limit), (tr.base, tr.limit)):
-            if base >> 12 <= page <= base + limit >> 12:
-                break
-        else:
-            return answer
-        code = self.read_code(15)
-        if not touches_descriptors(code, regs.rip, self.bits):
-            return answer
-        operand = operand_address(code, self)
-        if operand is not None and operand >> 12 == page:
-            return answer
-        return self.mmu.translate(self.index, gva, access & ~ACCESS_USER | ACCESS_IMPLICIT)
-
-    # --- The trap window ------------------------------------------------------------------------
-
-    def _trapped_read(self, _uc: int, gpa: int, size: int, _data: int) -> int:
-        try:
-            return self.memory.read(gpa, size)
-        except BaseException as error:
-            self._fail(error)
-            return 0
-
-    def _trapped_write(self, _uc: int, gpa: int, size: int, value: int, _data: int) -> None:
-        try:
-            self.memory.write(gpa, size, value, "guest")
-        except BaseException as error:
-            self._fail(error)
-
-    def _guarded(self, read: bool, gpa: int, size: int, value: int) -> int:
-        """Serve an access to a device or a hole at its true address (native)."""
-        if read:
-            return self._trapped_read(0, gpa, size, 0)
-        self._trapped_write(0, gpa, size, value, 0)
-        return 0
-
-    # --- Single instructions ----------------------------------------------------------------------
+        """Forget what was translated from the code in a frame; also inside hooks. 4 us."""
+        self.fills.drop_code(gfn)
 
     def push(self, value: int, size: int) -> None:
         """Push 2 or 4 bytes for an instruction outside 64-bit mode; raises Fault."""
@@ -623,103 +384,6 @@ class Vcpu:
         self.linear.stage(address, size, value, access, Vector.SS)
         self.linear.commit()
         regs.rsp = regs.rsp & ~mask | pointer
-
-    def _in(self, _uc: int, port: int, size: int, _data: int) -> int:
-        try:
-            if self.hidden.d[H.HFLAGS_D] & H.HF_CPL and not self._may_use_port(port, size):
-                return 0
-            self._stall(_PORT_CYCLE)
-            return self.ports.read(port & 0xFFFF, size)
-        except BaseException as error:
-            self._fail(error)
-            return 0
-
-    def _out(self, _uc: int, port: int, size: int, value: int, _data: int) -> None:
-        try:
-            if self.hidden.d[H.HFLAGS_D] & H.HF_CPL and not self._may_use_port(port, size):
-                return
-            self._stall(_PORT_CYCLE)
-            self.ports.write(port & 0xFFFF, size, value)
-        except BaseException as error:
-            self._fail(error)
-
-    def _may_use_port(self, port: int, size: int) -> bool:
-        """Check IN or OUT outside CPL 0 (SDM 1 19.5), which Unicorn lets pass; if False, the
-        instruction is being aborted with the fault that it deserves."""
-        if self._aborted is not None:
-            return False
-        flags = self.hidden.d[H.EFLAGS_D]
-        if self.regs.cpl <= flags >> 12 & 3 and not flags & EFLAGS_VM:
-            return True
-        try:
-            self.linear.begin()
-            check_io_permission(self.regs, self.linear, port & 0xFFFF, size)
-        except Fault as fault:
-            self._abort(Event(fault.vector, error_code=fault.error_code, cr2=fault.cr2))
-            return False
-        return True
-
-    def _abort(self, event: Event) -> None:
-        """Take back the instruction whose hook is running, and deliver `event` in its stead.
-
-        A hook cannot leave in mid-instruction. So the processor's state is kept; what the engine
-        still executes of the translated block changes registers only, since the TLB is emptied
-        and no fill succeeds; and at the first boundary or fill the state is put back.
-        """
-        self._aborted = event, bytes(self.hidden.b[:ABORT_BYTES])
-        self.flush_tlb()
-        self._state.words[_LEFT] = 0  # has compiled code leave every fill to Python
-        hidden = self.hidden
-        hidden.cpu[hidden.interrupt_request] |= H.INTERRUPT_SMI
-        hidden.icount_high[0] = -1  # in mid-instruction, too: nothing of it will stay
-
-    def finish_abort(self) -> None:
-        """Do the second half of `_abort`, from the interrupt hook."""
-        self.withdraw(H.INTERRUPT_SMI)
-        aborted, self._aborted = self._aborted, None
-        if aborted is not None:
-            event, state = aborted
-            self.hidden.b[:ABORT_BYTES] = state
-            self.flush_tlb()
-            self.mmu.flushed(self.index)
-            self.deliver(event)
-
-    def _syscall(self, _uc: int, _data: int) -> None:
-        try:
-            syscall(self)
-        except BaseException as error:
-            self._fail(error)
-
-    def _sysenter(self, _uc: int, _data: int) -> None:
-        try:
-            sysenter(self)
-        except BaseException as error:
-            self._fail(error)
-
-    def _cpuid(self, _uc: int, _data: int) -> int:
-        try:
-            q = self.hidden.q
-            leaf = self.cpuid.leaf(q[0] & 0xFFFF_FFFF, q[1] & 0xFFFF_FFFF)
-            if leaf is None:
-                return 0
-            q[0], q[3], q[1], q[2] = leaf
-        except BaseException as error:
-            self._fail(error)
-        return 1
-
-    def _rdtsc(self, _uc: int, _data: int) -> int:
-        try:
-            q = self.hidden.q
-            tsc = self.msrs.tsc()
-            q[0], q[2] = tsc & 0xFFFF_FFFF, tsc >> 32
-        except BaseException as error:
-            self._fail(error)
-        return 1
-
-    def _rdtscp(self, _uc: int, _data: int) -> int:
-        self._rdtsc(0, 0)
-        self.hidden.q[1] = self.hidden.q[H.TSC_AUX_Q] & 0xFFFF_FFFF
-        return 1
 
     def read_cr8(self) -> int:
         """Return the task priority; a local APIC overrides this."""
@@ -736,13 +400,13 @@ class Vcpu:
         self._between = True
         try:
             d = self.hidden.d
-            if self._aborted is not None:
+            if self.hooks.is_aborting:
                 self._take_back_stop()
-                self.finish_abort()
+                self.hooks.finish_abort()
                 return
             if self._stepping and self._end_step(number):
                 return
-            if number >= _PAGE_FAULT:
+            if number >= PAGE_FAULT:
                 self._refused_fill(number)
             elif number < H.VMEXIT:
                 software = d[H.IS_INT_D]
@@ -761,7 +425,7 @@ class Vcpu:
             else:
                 self.intercepts.handlers[number - H.VMEXIT]()
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
         finally:
             self._between = False
 
@@ -797,7 +461,7 @@ class Vcpu:
     def _refused_fill(self, number: int) -> None:
         """Deliver what a refused fill means, and take back Unicorn's order to stop."""
         hidden = self.hidden
-        refusal, self._refusal = self._refusal, None
+        refusal, self.fills.refusal = self.fills.refusal, None
         if refusal is None or not self._take_back_stop():
             raise EngineError("Unicorn reports a refused fill that we know nothing of")
         gva = hidden.uc[hidden.invalid_addr]
@@ -847,7 +511,7 @@ class Vcpu:
         if self._done + count >= self._budget:
             self._stop(Exit.BUDGET)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Keep an exception of a hook for `run` to raise."""
         if self._failure is None:
             self._failure = error
@@ -976,7 +640,7 @@ class Vcpu:
             return 0
         return self._done + (self._host_clock.now() if self._host_clock else self._clock[0])
 
-    def _stall(self, instructions: int) -> None:
+    def stall(self, instructions: int) -> None:
         """Let time pass as `instructions` would take, in which the processor waits."""
         self._clock[0] += instructions
         self.stalled += instructions
@@ -1055,7 +719,7 @@ class Vcpu:
             error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
             count, over = self._host_clock.end()
         elif self._counts_blocks:
-            words = self._state.words
+            words = self.state_block.words
             words[0], words[1], words[compiled.STOPPED // 8] = 0, budget, 0
             error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
             count, over = words[0], bool(words[compiled.STOPPED // 8])

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""TLB misses: the hook that asks the MMU, and what fills and empties the engine's TLB.
+
+    engine --TLB miss--> `fill` in compiled code (emu.cpu.compiled), where there is some
+                     --> `fill` in Python --> mmu.translate --> a TLB entry, or a refusal
+
+A refused fill leaves the instruction undone. The hook sets an exception index of ours before it
+refuses, and the interrupt hook (emu.cpu.vcpu) delivers what the refusal means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from emu.cpu import compiled, raw
+from emu.cpu import hidden as H
+from emu.cpu.decode import length_of_prefixes, touches_descriptors
+from emu.cpu.decode import memory_operand_address as operand_address
+from emu.cpu.registers import EFLAGS_AC, TR
+from mmu.api import FRAME_MASK, MAP_TRAP, Answer, NotCanonical, PageFault, PagingRegisters
+from mmu.arch import (
+    ACCESS_AC,
+    ACCESS_FETCH,
+    ACCESS_IMPLICIT,
+    ACCESS_READ,
+    ACCESS_USER,
+    ACCESS_WRITE,
+)
+
+if TYPE_CHECKING:
+    from emu.cpu.vcpu import Vcpu
+    from emu.jit import CompiledCode
+
+__all__ = ["NOT_CANONICAL", "PAGE_FAULT", "SPECIAL_PAGES", "TRAP_WINDOW", "Fills"]
+
+TRAP_WINDOW = 1 << 40
+SPECIAL_PAGES = 1 << 41
+
+PAGE_FAULT = 0x1000  # our own exception indices: a refused fill
+NOT_CANONICAL = 0x1001
+
+_CODE_DROP = 1 << 63
+_CR4_SMAP = 1 << 21
+_CR4_PKE = 1 << 22
+_FILLS_BEFORE_GROWING = 512
+_MOST_FILLS_BETWEEN_FLUSHES = 1 << 22
+_LEFT = compiled.FILLS_LEFT // 8
+_TR_BASE = compiled.TR_BASE // 8
+_NOTHING = NotCanonical(0)
+
+
+class Fills:
+    """The TLB of one vCPU, as far as it is ours: what it is told, and when it is emptied.
+
+    `refusal` is what the last refused fill means, until somebody takes it.
+    """
+
+    def __init__(self, cpu: Vcpu, handle: int, code: CompiledCode | None) -> None:
+        """Serve `cpu`, whose engine is `handle`, by compiled `code` where there is some."""
+        self._cpu = cpu
+        self._handle = handle
+        self._code = code
+        self._mmu = cpu.mmu
+        self._index = cpu.index
+        self._hidden = cpu.hidden
+        self._regs = cpu.regs
+        self._linear = cpu.linear
+        self._state = cpu.state_block
+        self.refusal: PageFault | NotCanonical | None = None
+        self._fills_between_flushes = _FILLS_BEFORE_GROWING
+        self._fills_left = _FILLS_BEFORE_GROWING
+        self._dropping = -1
+        self._loaded_cr3 = 0
+        self._loaded_pkru = 0
+        self._pke = False
+        self._smap = False
+        self._task_switch: tuple[int, int] | None = None  # (TSS base, RIP of the instruction)
+
+    def install(self, keep: list[Any]) -> None:
+        """Hook TLB fills: by Python, or by compiled code that calls Python for what is left."""
+        python = raw.FILL_CALLBACK(self._make_fill())
+        keep.append(python)
+        if self._code is None or not hasattr(self._mmu, "block"):
+            raw.add_hook(self._handle, raw.HOOK_TLB_FILL, python)
+            return
+        words = self._state.words
+        block = self._mmu.block(self._index)
+        keep.append(block)
+        words[compiled.ENV // 8] = self._hidden.env_address
+        words[compiled.HIT_BLOCK // 8] = block.address
+        words[compiled.PYTHON_FILL // 8] = raw.address_of(python)
+        raw.add_hook(self._handle, raw.HOOK_TLB_FILL, self._code.fill, data=self._state.address)
+
+    def reload_paging(self) -> None:
+        """Empty the TLB and tell the MMU the control registers as they are now."""
+        self.flush_tlb()
+        regs = self._regs
+        cr4 = regs.cr4
+        self._pke = bool(cr4 & _CR4_PKE)
+        self._smap = bool(cr4 & _CR4_SMAP)
+        self._loaded_cr3 = self._state.words[compiled.CR3 // 8] = regs.cr3
+        self._state.words[compiled.SMAP // 8] = self._smap
+        self._loaded_pkru = pkru = regs.pkru if self._pke else 0
+        self._mmu.load(
+            self._index, PagingRegisters(regs.cr0, self._loaded_cr3, cr4, regs.efer, pkru)
+        )
+
+    def flush_tlb(self) -> None:
+        """Empty the TLB; also inside hooks. 1.4 us."""
+        self._linear.flush()
+        self._fills_left = self._state.words[_LEFT] = self._fills_between_flushes
+        raw.flush_tlb(self._handle)
+
+    def drop_code(self, gfn: int) -> None:
+        """Forget what was translated from the code in a frame; also inside hooks. 4 us.
+
+        Unicorn wants a virtual address. We give it one that no guest can have and answer the fill
+        that follows; the entry it leaves is flushed away.
+        """
+        if self._mmu.name == "native":
+            from emu.cpu.native import drop_all_code
+
+            drop_all_code(self._handle)
+            return
+        self._dropping = gfn << 12
+        address = _CODE_DROP | gfn << 12
+        raw.remove_code(self._handle, address, address + 0x1000)
+        self._dropping = -1
+        self.flush_tlb()
+
+    def leave_all_to_python(self) -> None:
+        """Have compiled code pass every fill on, until the next flush."""
+        self._state.words[_LEFT] = 0
+
+    def _grow_tlb(self) -> None:
+        """Flush because so many fills since the last flush mean that entries push each other out.
+
+        Unicorn's TLB doubles at a flush that finds it well used, and never otherwise. Each such
+        flush makes the next one come twice as late: a TLB that cannot grow any more, or a guest
+        whose misses have other reasons, is soon left alone.
+        """
+        if self._fills_between_flushes < _MOST_FILLS_BETWEEN_FLUSHES:
+            self._fills_between_flushes *= 2
+        self.flush_tlb()
+        self._mmu.flushed(self._index)
+
+    def _make_fill(self) -> Callable[[int, int, int, int, int], bool]:
+        """Return the TLB fill hook: one short function with all it needs bound."""
+        cpu = self._cpu
+        index = self._index
+        translate = self._mmu.translate
+        d, q = self._hidden.d, self._hidden.q
+        hflags, eflags, pkru, cr3 = H.HFLAGS_D, H.EFLAGS_D, H.PKRU_D, H.CR_Q + 3
+        fetch, write = raw.FILL_FETCH, raw.FILL_WRITE
+        entries: dict[int, memoryview] = {}
+        left = self._state.words
+        tr_base = H.TR_D + 2 >> 1
+
+        def fill(_uc: int, gva: int, kind: int, entry: int, _data: int) -> bool:
+            answer: Answer
+            try:
+                if cpu.hooks.is_aborting:
+                    return self._refuse(_NOTHING)
+                if q[tr_base] != left[_TR_BASE]:
+                    self._task_register_changed(kind == fetch)
+                self._fills_left -= 1
+                if self._fills_left <= 0 or left[_LEFT] == 0:
+                    self._grow_tlb()
+                if kind == fetch:
+                    if self._dropping >= 0:
+                        answer = self._dropping | 5
+                    else:
+                        if q[cr3] != self._loaded_cr3:
+                            self.reload_paging()
+                        if gva >> 32 and not d[hflags] & H.HF_CS64:
+                            gva &= 0xFFFF_FFFF  # CS.base + EIP wraps
+                        user = ACCESS_USER if d[hflags] & 3 == 3 else 0
+                        answer = translate(index, gva, ACCESS_FETCH | user)
+                else:
+                    access = ACCESS_WRITE if kind == write else ACCESS_READ
+                    if d[hflags] & 3 == 3:
+                        access |= ACCESS_USER
+                    elif self._smap and d[eflags] & EFLAGS_AC:
+                        access |= ACCESS_AC
+                    if self._pke and d[pkru] != self._loaded_pkru:
+                        self.reload_paging()
+                    answer = translate(index, gva, access)
+                    if access & ACCESS_USER and (self._smap or answer.__class__ is not int):
+                        answer = self._implicit_answer(gva, access, answer)
+                if not isinstance(answer, int):
+                    return self._refuse(answer)
+                words = entries.get(entry)
+                if words is None:
+                    words = entries[entry] = raw.tlb_entry(entry)
+                if answer & MAP_TRAP:
+                    words[0] = SPECIAL_PAGES if kind == fetch else answer & FRAME_MASK | TRAP_WINDOW
+                else:
+                    words[0] = answer & FRAME_MASK
+                words[1] = answer & 7
+                return True
+            except BaseException as error:
+                cpu.fail(error)
+                return False
+
+        return fill
+
+    def load_cr3(self, value: int) -> None:
+        """Do the CR3 load of a task switch."""
+        self._regs.cr3 = value
+        self.reload_paging()
+
+    def _task_register_changed(self, fetch: bool) -> None:
+        """Look at a fill that finds another TSS than the one before: LTR, or a task switch.
+
+        Unicorn puts RIP back to the instruction before it calls a fill hook. If a far JMP, CALL or
+        IRET is just switching tasks, RIP and the flags are the new task's already and must be
+        given back to it.
+        """
+        tr = self._regs.segment(TR)
+        switch = (tr.base, self._regs.rip)
+        if not fetch and self._task_switch in (None, switch) and self._is_far_transfer():
+            self._task_switch = switch
+            wide = tr.attributes & 8
+            self._linear.begin()
+            eip = self._linear.read(tr.base + (0x20 if wide else 0x0E), 4 if wide else 2)
+            self._hidden.q[H.RIP_Q] = eip
+            self._hidden.d[H.CC_OP_D] = 1
+            return
+        self._task_switch = None
+        self._state.words[_TR_BASE] = tr.base
+
+    def _is_far_transfer(self) -> bool:
+        code = self._cpu.read_code(15)
+        code = code[length_of_prefixes(code, self._cpu.bits) :]
+        far_indirect = code[:1] == b"\xff" and code[1] >> 3 & 7 in (3, 5)
+        return code[:1] in (b"\x9a", b"\xcf", b"\xea") or far_indirect
+
+    def _refuse(self, answer: PageFault | NotCanonical) -> bool:
+        """Let the fill fail and the interrupt hook be called in its stead."""
+        self.refusal = answer
+        canonical = answer.__class__ is PageFault
+        self._hidden.exception_index[0] = PAGE_FAULT if canonical else NOT_CANONICAL
+        return False
+
+    def _implicit_answer(self, gva: int, access: int, answer: Answer) -> Answer:
+        """Reconsider a user access that may be the processor's own to a descriptor table or TSS.
+
+        Those are supervisor accesses whatever CPL is (SDM 3A 4.6.1), and the fill hook is not
+        told. Only a page with a table on it comes here, and only where it matters.
+        """
+        regs = self._regs
+        page = gva >> 12
+        ldtr, tr = regs.ldtr, regs.tr
+        for base, limit in (regs.gdtr, (ldtr.base, ldtr.limit), (tr.base, tr.limit)):
+            if base >> 12 <= page <= base + limit >> 12:
+                break
+        else:
+            return answer
+        code = self._cpu.read_code(15)
+        if not touches_descriptors(code, regs.rip, self._cpu.bits):
+            return answer
+        operand = operand_address(code, self._cpu)
+        if operand is not None and operand >> 12 == page:
+            return answer
+        return self._mmu.translate(self._index, gva, access & ~ACCESS_USER | ACCESS_IMPLICIT)
