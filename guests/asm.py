@@ -29,7 +29,7 @@ from guests.expression import (
 )
 from guests.preprocessor import AssemblyError, Line, Preprocessor
 
-__all__ = ["AssemblyError", "Image", "assemble", "elf32"]
+__all__ = ["AssemblyError", "Image", "Instruction", "assemble", "elf32"]
 
 _DATA = {"db": 1, "dw": 2, "dd": 4, "dq": 8}
 _RESERVE = {"resb": 1, "resw": 2, "resd": 4, "resq": 8}
@@ -67,14 +67,25 @@ class _Section:
 
 
 @dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction or directive of the source and what became of it."""
+
+    address: int
+    bits: int
+    code: bytes
+    place: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
-    """What a source assembled to."""
+    """What a source assembled to: bytes for ``origin`` on, zeros from there to ``end``."""
 
     origin: int
     data: bytes
     end: int
     symbols: dict[str, int]
-    listing: str
+    instructions: tuple[Instruction, ...]
 
     @property
     def entry(self) -> int:
@@ -306,16 +317,17 @@ class _Assembler:
                 break
             data += bytes(section.start - self.origin - len(data))
             data += b"".join(s.code for s in section.statements)
-        listing = [
-            f"{s.address:08x} {s.code[:12].hex():24} "
-            f"{s.line.file}:{s.line.number} {s.word} {s.rest}"
+        instructions = tuple(
+            Instruction(
+                s.address, s.bits, s.code, f"{s.line.file}:{s.line.number}", f"{s.word} {s.rest}"
+            )
             for section in self._ordered()
             for s in section.statements
             if s.word
-        ]
+        )
         end = self.symbols["bss_end"]
         visible = {n: v for n, v in self.symbols.items() if not n.startswith(".")}
-        return Image(self.origin, data, end, visible, "\n".join(listing) + "\n")
+        return Image(self.origin, data, end, visible, instructions)
 
 
 def _split_times(rest: str) -> tuple[str, str]:

@@ -59,7 +59,8 @@ def _build(guest: Guest, check: bool, listing: bool) -> bool:
     """Build or compare one guest; returns whether a comparison failed."""
     data, image = image_bytes(guest)
     if listing:
-        print(image.listing, end="")
+        for line in image.instructions:
+            print(f"{line.address:08x} {line.code[:12].hex():24} {line.place} {line.text}")
         return False
     if check:
         same = guest.path.is_file() and guest.path.read_bytes() == data

@@ -107,8 +107,13 @@ start:  KERNEL32
         jb .spinning
         inc ecx
         jmp .spinning
-.patch: mov word [ALIAS + 0x100 + loop_jump - loop_code], 0x9066 ; a NOP of two bytes
-        FINISH_ORDER
+; A NOP of two bytes, again until all are out: QEMU with a thread for each processor throws its
+; translation away before it makes the store, and may have translated the old jump again by then.
+.patch: mov word [ALIAS + 0x100 + loop_jump - loop_code], 0x9066
+        pause
+        mov eax, [others]
+        cmp [arrived], eax
+        jne .patch
         dec ebp
         jnz .loop
         SAY "6 loops ended by rewriting their jump", 10
