@@ -118,11 +118,6 @@ class Fills:
         Unicorn wants a virtual address. We give it one that no guest can have and answer the fill
         that follows; the entry it leaves is flushed away.
         """
-        if self._mmu.name == "native":
-            from emu.cpu.native import drop_all_code
-
-            drop_all_code(self._handle)
-            return
         self._dropping = gfn << 12
         address = _CODE_DROP | gfn << 12
         raw.remove_code(self._handle, address, address + 0x1000)

@@ -19,7 +19,7 @@ from mmu.events import Counters
 from mmu.memory import Memory
 from mmu.walker import Context, set_accessed_dirty, walk
 
-__all__ = ["NativeMmu", "drop_all_code", "map_holes"]
+__all__ = ["NativeMmu", "map_holes"]
 
 _END = 1 << 40
 
@@ -58,8 +58,12 @@ class NativeMmu:
         """Nothing is kept here."""
 
     def written(self, gpa: int, size: int, source: str) -> None:
-        """Have code that somebody else than the guest's stores has changed translated again."""
-        self._host.drop_code(gpa >> PAGE_SHIFT)
+        """Have code that the loader, a device or the debugger has changed translated again.
+
+        The engine sees the guest's own stores. What the processor pushes is not looked at.
+        """
+        if source != "guest":
+            self._host.drop_code(gpa >> PAGE_SHIFT)
 
     def remapped(self) -> None:
         """Nothing is kept here."""
@@ -94,8 +98,3 @@ def _map_hole(
     callbacks = raw.MMIO_READ_CALLBACK(read), raw.MMIO_WRITE_CALLBACK(write)
     raw.map_mmio(handle, base, size, *callbacks)
     return callbacks
-
-
-def drop_all_code(handle: int) -> None:
-    """Forget all translated code; only between runs."""
-    raw.flush_code(handle)

@@ -184,6 +184,7 @@ class Vcpu:
             else self.hidden.uc[self.hidden.counter : self.hidden.counter + 2]
         )
         self._running = False
+        self._code_is_stale = False  # native: all translated code is to be dropped
         self._rearm = False  # INTR is up, but was taken from QEMU's request word
         self._between = False  # inside the interrupt hook: no instruction is under way
         self._done = 0  # instructions of the present slice, before the engine was last entered
@@ -371,6 +372,12 @@ class Vcpu:
 
     def drop_code(self, gfn: int) -> None:
         """Forget what was translated from the code in a frame; also inside hooks. 4 us."""
+        if self.mmu.name == _NATIVE:
+            # No virtual address is known to lead there, so all goes; but not in mid-run.
+            self._code_is_stale = True
+            if self._running and not self._between:
+                self._pause()
+            return
         self.fills.drop_code(gfn)
 
     def push(self, value: int, size: int) -> None:
@@ -713,6 +720,9 @@ class Vcpu:
     def _enter(self) -> tuple[bool, int]:
         """Run the engine for what is left of the slice: (whether the clock stopped it, uc_err)."""
         hidden = self.hidden
+        if self._code_is_stale:
+            self._code_is_stale = False
+            raw.flush_code(self._handle)
         budget = 0 if self._kicked else max(self._budget - self._done, 1)
         if self._host_clock is not None:
             self._host_clock.begin(budget)
