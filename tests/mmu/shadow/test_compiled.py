@@ -125,7 +125,19 @@ def test_addresses_that_are_not_canonical(mode):
         rig.access(gva, READ)
 
 
-def test_zeroes_never_a_table_in_sync():
+def test_roots_are_protected_in_the_map_of_frames_after_a_slot_came():
+    rig, tables = started()
+    tables.map(0x40003000, tables.cr3, HOT)
+    for _ in range(2):
+        assert rig.access(0x40003000, WRITE) & MAP_TRAP
+        rig.memory.add_ram(0x5000000 + len(list(rig.memory.slots())) * 0x1000, 0x1000)
+        rig.settle()
+        rig.may(GVA)
+        assert not hits(rig, 0x40003000, WRITE)
+        assert rig.access(0x40003000, WRITE) & MAP_TRAP
+
+
+def test_stores_to_a_table_in_sync_are_pythons():
     rig, tables = started()
     table = tables.gpa_of_entry(GVA, 2)
     tables.map(0x40003000, table & ~0xFFF, HOT)
