@@ -7,10 +7,10 @@ moves. NASM takes the same sources (``nasm -f bin``, ``image_end`` and ``bss_end
 makes it a check of ours; it puts .bss elsewhere where a section has ``vstart``.
 
 Directives: ``bits``, ``org``, ``section NAME [vstart=ADDRESS] [align=BYTES]``, ``[section NAME]``
-with ``__SECT__`` to return, ``global`` (ignored), ``equ``, ``times``, ``align``/``alignb``, ``db`` to
-``dq``, ``resb`` to ``resq``. Sections stand in the file in the order .text, the
-others as met, .bss last and unwritten; a section with ``vstart`` is linked to run there and has
-to be copied there by the guest from ``section.NAME.start``.
+with ``__SECT__`` to return, ``global`` (ignored), ``equ``, ``times``, ``align``/``alignb``, ``db``
+to ``dq``, ``resb`` to ``resq``. Sections stand in the file in the order .text, the others as met,
+.bss last and unwritten; a section with ``vstart`` is linked to run there and has to be copied
+there by the guest from ``section.NAME.start``.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ QUANTA = {"default": {}, "short": {"quantum": 701}}
 
 def run(guest: Guest, options: dict[str, Any]) -> tuple[str, int]:
     with Machine(kernel=guest.path, memory=guest.memory, **options) as machine:
-        outcome = machine.run(timeout=60)
+        outcome = machine.run(timeout=250 if options.get("audit") else 60)
         assert outcome.kind.value == "guest exit", f"{outcome}\n{machine.serial.text}"
         return machine.serial.text, outcome.exit_code
 
