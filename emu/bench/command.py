@@ -12,7 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, NoReturn
 
 from emu.bench.emulators import BenchError, Emulator, Qemu, make_emulator
-from emu.bench.loads import CACHE_OFF, HOST_CLOCK, JIT, LOADS, PURE, Load, find_loads
+from emu.bench.loads import CACHE_OFF, JIT, LOADS, PURE, Load, find_loads
 from emu.errors import UsageError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _emulators(against: str | None, tell: Callable[[str], None]) -> list[Emulato
     if ours == [PURE]:
         tell("no compiled code (packages numba and llvmlite): pure Python only")
     found = [make_emulator(name) for name in ours]
-    found += [make_emulator(name) for name in (HOST_CLOCK, *(f"{o}, {CACHE_OFF}" for o in ours))]
+    found += [make_emulator(name) for name in (f"{o}, {CACHE_OFF}" for o in ours)]
     if against is not None:
         names = [name.strip() for name in against.split(",") if name.strip()]
         return found + [make_emulator(name) for name in dict.fromkeys(names)]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from emu.bench.loads import CACHE_OFF, HOST_CLOCK, JIT, PURE, Load
+from emu.bench.loads import CACHE_OFF, JIT, PURE, Load
 from emu.errors import UsageError
 from guests import PASSED
 
@@ -97,10 +97,7 @@ class InProcess:
         self.options = options
 
     def can_run(self, load: Load) -> bool:
-        """Everything; but the cache is switched off only where switches are measured, and the
-        host's clock used only where the clock is what costs."""
-        if self.options.get("clock") == "host":
-            return load.name == "alu"
+        """Everything; but the cache is switched off only where switches are measured."""
         return self.mmu != CACHE_OFF_PLUGIN or load.fills > 0
 
     def run(self, load: Load, operations: int) -> Sample:
@@ -184,8 +181,6 @@ def make_emulator(name: str) -> Emulator:
         return InProcess(name, "shadow", jit="on")
     if name == PURE:
         return InProcess(name, "shadow", jit="off")
-    if name == HOST_CLOCK:
-        return InProcess(name, "shadow", jit="off", clock="host")
     if name == f"{JIT}, {CACHE_OFF}":
         return InProcess(name, CACHE_OFF_PLUGIN, jit="on")
     if name == f"{PURE}, {CACHE_OFF}":

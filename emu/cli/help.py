@@ -52,8 +52,7 @@ how to run
   --quantum N             instructions a virtual CPU runs before the next has its turn
   --seed N                seed of whatever is random
   --jit on|off|auto       compiled code for TLB misses; auto (default): where it can be had
-  --clock KIND            what time is: auto; instructions, counted one by one; or host, the
-                          host's clock, which is fast and not deterministic
+  --clock KIND            how instructions are counted: auto, or instructions, one by one
   --shadow-policy P=off,..
                           switch off what the cache learnt after 2007: unsync, large, prefetch,
                           flood

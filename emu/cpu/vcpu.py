@@ -43,7 +43,6 @@ from emu.cpu.delivery import Delivery
 from emu.cpu.faults import Event, Shutdown, Source, Vector
 from emu.cpu.fill import PAGE_FAULT, SPECIAL_PAGES, TRAP_WINDOW, Fills
 from emu.cpu.hooks import Hooks
-from emu.cpu.hostclock import HostClock
 from emu.cpu.intercept import Intercepts
 from emu.cpu.linear import LinearMemory
 from emu.cpu.msr import Msrs
@@ -130,15 +129,13 @@ class Vcpu:
         features: Mapping[str, bool] | None = None,
         code: CompiledCode | None = None,
         count_blocks: bool = False,
-        host_clock: bool = False,
     ) -> None:
         """Make vCPU `index` of `cpus`, in its reset state.
 
         `memory` should have its RAM and ROM already; see `sync_slots` for those that come later.
         `now` is virtual time in ns; `features` switches CPUID features by name. With compiled
         `code` and a shadow MMU most TLB misses never enter Python; with `count_blocks` it is the
-        clock, too; with `host_clock` the host's clock is. Raises CalibrationError for an unknown
-        Unicorn.
+        clock, too. Raises CalibrationError for an unknown Unicorn.
         """
         where = H.layout()
         self.index = index
@@ -171,16 +168,11 @@ class Vcpu:
         self.intercepts = Intercepts(self)
         self.intercepts.yields_on_pause = cpus > 1
         self._code = code
-        self._counts_blocks = count_blocks and code is not None and not host_clock
-        self._host_clock: HostClock | None = None
-        if host_clock:
-            words, handle = self.state_block.words, self._handle
-            stopped = words[compiled.STOPPED // 8 : compiled.STOPPED // 8 + 1]
-            self._host_clock = HostClock(words[0:2], stopped, lambda: raw.stop(handle))
+        self._counts_blocks = count_blocks and code is not None
         # The instruction counter of a slice and its limit: the engine's own, or the compiled one.
         self._clock = (
             self.state_block.words[0:2]
-            if self._counts_blocks or host_clock
+            if self._counts_blocks
             else self.hidden.uc[self.hidden.counter : self.hidden.counter + 2]
         )
         self._running = False
@@ -233,8 +225,6 @@ class Vcpu:
 
     def close(self) -> None:
         """Free the engine; nothing of this object may be used any more."""
-        if self._host_clock is not None:
-            self._host_clock.close()
         if self._handle:
             handle, self._handle = self._handle, 0
             raw.close(handle)
@@ -643,9 +633,7 @@ class Vcpu:
 
     def progress(self) -> int:
         """Return how many instructions the slice that runs now has begun; 0 between slices."""
-        if not self._running:
-            return 0
-        return self._done + (self._host_clock.now() if self._host_clock else self._clock[0])
+        return self._done + self._clock[0] if self._running else 0
 
     def stall(self, instructions: int) -> None:
         """Let time pass as `instructions` would take, in which the processor waits."""
@@ -724,11 +712,7 @@ class Vcpu:
             self._code_is_stale = False
             raw.flush_code(self._handle)
         budget = 0 if self._kicked else max(self._budget - self._done, 1)
-        if self._host_clock is not None:
-            self._host_clock.begin(budget)
-            error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
-            count, over = self._host_clock.end()
-        elif self._counts_blocks:
+        if self._counts_blocks:
             words = self.state_block.words
             words[0], words[1], words[compiled.STOPPED // 8] = 0, budget, 0
             error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)

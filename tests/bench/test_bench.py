@@ -10,7 +10,7 @@ import pytest
 from emu.bench import command as command_module
 from emu.bench.command import command
 from emu.bench.emulators import BenchError, Sample, Stopwatch, make_emulator
-from emu.bench.loads import GOALS, HOST_CLOCK, JIT, LOADS, PURE, Goal, Measure, find_loads
+from emu.bench.loads import GOALS, JIT, LOADS, PURE, Goal, Measure, find_loads
 from emu.bench.plugins import CacheOff
 from emu.bench.report import Report
 from emu.bench.runner import judge, measure, speed_ratio
@@ -128,7 +128,7 @@ def test_a_geometric_mean_needs_every_load():
 
 def test_every_goal_is_about_a_load_and_our_own_columns():
     assert {goal.load for goal in GOALS} == {*LOADS, "all"}
-    assert {goal.column for goal in GOALS} == {JIT, PURE, HOST_CLOCK}
+    assert {goal.column for goal in GOALS} == {JIT, PURE}
 
 
 # --- What is shown ----------------------------------------------------------------------------

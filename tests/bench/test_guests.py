@@ -8,13 +8,12 @@ import pytest
 from emu.bench.bare import BareUnicorn
 from emu.bench.command import has_jit
 from emu.bench.emulators import QEMU, make_emulator
-from emu.bench.loads import CACHE_OFF, HOST_CLOCK, JIT, LOADS, PURE
+from emu.bench.loads import CACHE_OFF, JIT, LOADS, PURE
 from guests.bench import BENCH_GUESTS
 
 COLUMNS = (JIT, PURE, "uncached", "native", "qemu")
 # The cache is only switched off where switches are measured.
 RUNS = [(load, column) for load in LOADS.values() for column in COLUMNS]
-RUNS += [(LOADS["alu"], HOST_CLOCK)]
 RUNS += [(load, f"{PURE}, {CACHE_OFF}") for load in LOADS.values() if load.fills]
 
 
