@@ -9,9 +9,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-import capstone
-from capstone import x86 as cs
-
 if TYPE_CHECKING:
     from emu.cpu.registers import Registers
 
@@ -31,9 +28,22 @@ class RegisterFile(Protocol):
 
 
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
-_STACK_REGISTERS = frozenset(
-    getattr(cs, f"X86_REG_{name}") for name in ("RSP", "ESP", "SP", "RBP", "EBP", "BP")
-)
+
+
+@lru_cache(maxsize=1)
+def _constants() -> Any:
+    """Return capstone's numbers; imported when needed, as that takes as long as a small kernel."""
+    from capstone import x86
+
+    return x86
+
+
+@lru_cache(maxsize=1)
+def _stack_registers() -> frozenset[int]:
+    names = ("RSP", "ESP", "SP", "RBP", "EBP", "BP")
+    return frozenset(getattr(_constants(), f"X86_REG_{name}") for name in names)
+
+
 _IMPLICIT_STACK = frozenset(
     [
         "push",
@@ -64,6 +74,8 @@ _IMPLICIT_STACK = frozenset(
 
 @lru_cache(maxsize=3)
 def _decoder(bits: int) -> Any:
+    import capstone
+
     mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[bits]
     decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
     decoder.detail = True
@@ -102,11 +114,11 @@ def is_stack_access(code: bytes, rip: int, bits: int) -> bool:
     instruction = _first(code, rip, bits)
     if instruction is None:
         return False
-    memory = [o for o in instruction.operands if o.type == cs.X86_OP_MEM]
+    memory = [o for o in instruction.operands if o.type == _constants().X86_OP_MEM]
     for operand in memory:
-        if operand.mem.segment not in (cs.X86_REG_INVALID, cs.X86_REG_SS):
+        if operand.mem.segment not in (_constants().X86_REG_INVALID, _constants().X86_REG_SS):
             return False
-        if operand.mem.segment == cs.X86_REG_SS or operand.mem.base in _STACK_REGISTERS:
+        if operand.mem.segment == _constants().X86_REG_SS or operand.mem.base in _stack_registers():
             return True
     return not memory and instruction.mnemonic in _IMPLICIT_STACK
 
@@ -130,7 +142,7 @@ def memory_operand_address(code: bytes, cpu: RegisterFile) -> int | None:
     if instruction is None:
         return None
     for operand in instruction.operands:
-        if operand.type == cs.X86_OP_MEM:
+        if operand.type == _constants().X86_OP_MEM:
             return _address(instruction, operand.mem, cpu)
     return None
 
@@ -139,15 +151,15 @@ def _address(instruction: Any, memory: Any, cpu: RegisterFile) -> int:
     width = 1 << 8 * instruction.addr_size
     regs = cpu.regs
     offset = int(memory.disp)
-    if memory.base == cs.X86_REG_RIP:
+    if memory.base == _constants().X86_REG_RIP:
         offset += regs.rip + instruction.size
     elif memory.base:
         offset += regs.gpr(_register_number(memory.base))
-    if memory.index and memory.index != cs.X86_REG_RIZ:
+    if memory.index and memory.index != _constants().X86_REG_RIZ:
         offset += regs.gpr(_register_number(memory.index)) * memory.scale
-    segment = _SEGMENT_NUMBER.get(memory.segment)
+    segment = _segment_numbers().get(memory.segment)
     if segment is None:
-        segment = _SS if memory.base in _STACK_REGISTERS else _DS
+        segment = _SS if memory.base in _stack_registers() else _DS
     if cpu.bits == 64:
         base = regs.segment_base(segment) if segment in (_FS, _GS) else 0
         return int(offset % width + base) & (1 << 64) - 1
@@ -156,24 +168,24 @@ def _address(instruction: Any, memory: Any, cpu: RegisterFile) -> int:
 
 def _register_number(register: int) -> int:
     """Return the ModRM number of a general register of any width."""
-    return _REGISTER_NUMBER[register]
+    return _register_numbers()[register]
 
 
 _ES, _CS, _SS, _DS, _FS, _GS = range(6)
-_SEGMENT_NUMBER = {
-    getattr(cs, f"X86_REG_{name}"): number
-    for number, name in enumerate(("ES", "CS", "SS", "DS", "FS", "GS"))
-}
-_REGISTER_NUMBER = {
-    getattr(cs, f"X86_REG_{name}"): number
-    for number, letters in enumerate(["AX", "CX", "DX", "BX", "SP", "BP", "SI", "DI"])
-    for name in (letters, "E" + letters, "R" + letters)
-}
-_REGISTER_NUMBER.update(
-    (getattr(cs, f"X86_REG_R{number}{suffix}"), number)
-    for number in range(8, 16)
-    for suffix in ("", "D", "W")
-)
+
+
+@lru_cache(maxsize=1)
+def _segment_numbers() -> dict[int, int]:
+    names = ("ES", "CS", "SS", "DS", "FS", "GS")
+    return {getattr(_constants(), f"X86_REG_{name}"): n for n, name in enumerate(names)}
+
+
+@lru_cache(maxsize=1)
+def _register_numbers() -> dict[int, int]:
+    names = {"R" + str(n) + suffix: n for n in range(8, 16) for suffix in ("", "D", "W")}
+    for number, letters in enumerate(["AX", "CX", "DX", "BX", "SP", "BP", "SI", "DI"]):
+        names |= {prefix + letters: number for prefix in ("", "E", "R")}
+    return {getattr(_constants(), f"X86_REG_{name}"): n for name, n in names.items()}
 
 
 def touches_descriptors(code: bytes, rip: int, bits: int) -> bool:
@@ -185,7 +197,7 @@ def touches_descriptors(code: bytes, rip: int, bits: int) -> bool:
         return True
     if instruction.mnemonic in ("mov", "pop"):
         target = instruction.operands[0]
-        return target.type == cs.X86_OP_REG and target.reg in _SEGMENT_NUMBER
+        return target.type == _constants().X86_OP_REG and target.reg in _segment_numbers()
     return False
 
 

@@ -451,7 +451,7 @@ def test_qemu_answers_questions(words, word, capfd):
 
 def test_hello_imports_nothing_that_it_does_not_need():
     """A person waits for these 0.3 seconds; each of these modules would add to them."""
-    heavy = ("keystone", "hypothesis", "numba", "difflib", "emu.cli.walk", "elftools",
+    heavy = ("keystone", "capstone", "hypothesis", "numba", "difflib", "emu.cli.walk", "elftools",
              "emu.boot.bios.__main__", "asyncio", "guests.asm")  # fmt: skip
     script = (
         "import sys; from emu.cli import main; code = main(['run', 'guest:hello']); "

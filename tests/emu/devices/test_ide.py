@@ -55,6 +55,8 @@ class Board:
 
     def command(self, value):
         self.w(7, value)
+        if value in (0x30, 0x31, 0x34, 0x39, 0xC5):  # data may follow at once: no wait
+            return self.bus.read(0x3F6, 1)
         assert self.r(7) == BUSY
         return self.settle()
 
