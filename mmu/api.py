@@ -196,7 +196,7 @@ def make_mmu(
     policy: str = "",
     audit: bool = False,
 ) -> Mmu:
-    """Make the plug-in called ``name`` (``shadow``, ``uncached`` or ``module:Class``) and connect
+    """Make the plug-in called ``name`` (see :func:`find_mmu`) and connect
     it to ``memory``, so that it hears of every write and of every change of the slots.
 
     ``policy`` switches parts of the shadow cache, as ``unsync=off,prefetch=off`` (see
@@ -224,7 +224,12 @@ def make_mmu(
 
 
 def find_mmu(name: str) -> MmuFactory:
-    """Return the plug-in class that ``name`` stands for, without making one."""
+    """Return the plug-in class that ``name`` stands for, without making one: ``shadow``,
+    ``uncached``, ``lockstep`` (or ``lockstep:FIRST,SECOND``) or ``module:Class``.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
     if name == "shadow":
         from .shadow.mmu import ShadowMmu
 
@@ -234,8 +239,17 @@ def find_mmu(name: str) -> MmuFactory:
 
         return UncachedMmu
     module_name, colon, class_name = name.partition(":")
+    if module_name == "lockstep":
+        from .lockstep import LockstepMmu, pair
+
+        first, comma, second = class_name.partition(",")
+        if colon and not comma:
+            raise ValueError(f"{name!r}: give two plug-ins, lockstep:FIRST,SECOND")
+        return pair(first, second) if colon else LockstepMmu
     if not colon:
-        raise ValueError(f"no MMU plug-in is called {name!r} (shadow, uncached, MODULE:CLASS)")
+        raise ValueError(
+            f"no MMU plug-in is called {name!r} (shadow, uncached, lockstep, MODULE:CLASS)"
+        )
     import importlib
 
     try:

@@ -225,6 +225,8 @@ class Rig:
         self._kept_at = None
         self._edited = False
         self.mmu = self._make(plugin, pool, policy)
+        plugins = (self.mmu, getattr(self.mmu, "first", None), getattr(self.mmu, "second", None))
+        self._caches = [plugin.cache for plugin in plugins if hasattr(plugin, "cache")]
         self.regs = [Regs() for _ in range(cpus)]
         self.pdptes = [(0, 0, 0, 0) for _ in range(cpus)]
         self.possible = [{} for _ in range(cpus)]
@@ -486,8 +488,7 @@ class Rig:
 
     def is_protected(self, gfn):
         """Whether a frame holds a live table whose stores must be seen, if the plug-in has any."""
-        cache = getattr(self.mmu, "cache", None)
-        return cache is not None and cache.is_protected(gfn)
+        return any(cache.is_protected(gfn) for cache in self._caches)
 
     @property
     def _version(self):

@@ -268,16 +268,18 @@ class World:
         """What the owner of the machine may do at any time."""
         mmu = self.rig.mmu
         what %= 5
-        if what == 0:
+        if what == 4:
+            self._plug_memory()
+        elif not hasattr(mmu, "shrink"):
+            return
+        elif what == 0:
             mmu.shrink(1 + number % 4)
         elif what == 1:
             mmu.zap_all()
         elif what == 2:
             mmu.set_policy(POLICIES[number % len(POLICIES)])
-        elif what == 3:
-            self._read_dirty_log()
         else:
-            self._plug_memory()
+            self._read_dirty_log()
         self.rig.settle()
         self._compare()
 
