@@ -80,7 +80,8 @@ class Preprocessor:
 
     def _read(self, path: Path) -> list[Line]:
         text = path.read_text(encoding="ascii")
-        name = path.relative_to(self._root).as_posix()
+        inside = path.is_relative_to(self._root)
+        name = path.relative_to(self._root).as_posix() if inside else path.name
         lines: list[Line] = []
         continued = ""
         for number, raw in enumerate(text.splitlines(), 1):

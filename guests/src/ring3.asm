@@ -296,7 +296,7 @@ u64_syscall:
         mov r8, rcx
 .again: mov r9, 0x600d
         syscall
-.back:  cmp rcx, .back_address
+.back:  cmp rcx, .back
         jne .bad
         dec r8
         jnz .again
@@ -304,7 +304,6 @@ u64_syscall:
         mov ecx, ss
         int INT80
 .bad:   ud2
-.back_address equ .back
 ; From 64-bit user code through the kernel to 32-bit user code.
 u64_to_32:
         xor r9d, r9d

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emu.machine import Machine
 from guests import GUESTS, Guest
+from guests.asm import assemble, elf32
+from guests.encoder import keystone_problem
+
+KEYSTONE_PROBLEM = keystone_problem()
 
 PLUG_INS: dict[str, dict[str, Any]] = {
     "shadow": {"mmu": "shadow"},
@@ -64,3 +69,31 @@ def test_the_same_seed_gives_the_same_run_instruction_for_instruction() -> None:
         with Machine(kernel=guest.path, memory=guest.memory, cpus=3) as machine:
             counts.add(machine.run(timeout=60).instructions)
     assert len(counts) == 1
+
+
+@pytest.mark.skipif(KEYSTONE_PROBLEM is not None, reason=str(KEYSTONE_PROBLEM))
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        pytest.param('CHECK eax, 5, "a value"', "FAIL a value: got 00000004", id="wrong value"),
+        pytest.param("ud2", "FAIL unexpected exception 00000006", id="exception nobody waits for"),
+        pytest.param(
+            'FAULTS XPF, 0, 0, "a fault", nop', "FAIL a fault: got ffffffff", id="missing fault"
+        ),
+    ],
+)
+def test_a_guest_that_finds_something_wrong_says_so(
+    tmp_path: Path, body: str, message: str
+) -> None:
+    source = tmp_path / "wrong.asm"
+    source.write_text(
+        '%include "inc/kernel32.inc"\n org ORIGIN\n bits 32\n MULTIBOOT\n'
+        f"start: KERNEL32\n mov eax, 4\n {body}\n mov al, EXIT_PASSED\n jmp exit32\n"
+        " KERNEL32_CODE\n",
+        encoding="ascii",
+    )
+    image = elf32(assemble(source, GUESTS["hello"].source.parent))
+    with Machine(kernel=image, memory=16 << 20) as machine:
+        outcome = machine.run(timeout=60)
+        assert machine.serial.text.startswith(message)
+        assert outcome.exit_code == 35
