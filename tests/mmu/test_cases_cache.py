@@ -4,6 +4,8 @@ catalogue's."""
 
 from __future__ import annotations
 
+from itertools import product
+
 from .rig import FETCH, PAGED, READ, USER_WRITE, WRITE
 from .sdm import RW, A, D, G, P
 from .tables import USER_RW
@@ -109,21 +111,21 @@ def test_case_12_an_entry_edited_by_another_vcpu(rigs):
 
 def test_case_12_a_table_made_by_one_vcpu_is_written_by_another(rigs):
     """The second has a writable TLB entry for the frame when the first begins to use it."""
-    for mode in PAGED:
+    for mode, writer in product(PAGED, (0, 1)):
         rig = rigs(cpus=2, pool=16)
         tables = rig.tables(mode)
         other = rig.tables(mode, 0x200)
         other.map(GVA, 0x5000, HOT)
         frame = other.gpa_of_entry(GVA, 2) & ~0xFFF  # an upper table where there is one
         tables.map(GVA, frame, HOT)
-        rig.enter(tables, 0)
-        assert not rig.store(GVA + 0xF00, 4, 0, cpu=0)
-        rig.enter(other, 1)
-        assert rig.may(GVA, WRITE, 1) == 0x5000
-        trapped = rig.store(GVA | other.gpa_of_entry(GVA, 2) & 0xFFF, 4, 0, cpu=0)
-        assert trapped == (rig.is_shadow)
-        rig.invlpg(GVA, 1)
-        assert rig.faults(GVA, WRITE, 1) == 2
+        rig.enter(tables, writer)
+        assert not rig.store(GVA + 0xF00, 4, 0, writer)
+        rig.enter(other, 1 - writer)
+        assert rig.may(GVA, WRITE, 1 - writer) == 0x5000
+        trapped = rig.store(GVA | other.gpa_of_entry(GVA, 2) & 0xFFF, 4, 0, writer)
+        assert trapped == rig.is_shadow
+        rig.invlpg(GVA, 1 - writer)
+        assert rig.faults(GVA, WRITE, 1 - writer) == 2
 
 
 def test_case_22_translated_code_and_stores_of_two_vcpus(rigs):
@@ -146,6 +148,7 @@ def test_case_22_translated_code_and_stores_of_two_vcpus(rigs):
             rig.may(GVA + 0x1000, FETCH, cpu)
             rig.may(GVA, FETCH, 1 - cpu)
             rig.store(GVA + 0x20, 4, 0x90909090, cpu=cpu)
+            rig.may(GVA, FETCH, 1 - cpu)
             rig.edit(0x5030, 4, 0, "device")
             assert 5 not in rig.tlb.code[0] | rig.tlb.code[1]
 
@@ -172,6 +175,34 @@ def test_case_25_a_table_inside_a_large_page_that_is_in_use(rigs):
             rig.store(entry, tables.entry_bytes, 0x6000 + (turn << 12) | USER_RW)
             rig.invlpg(0x80001000)
             assert rig.may(0x80001000, WRITE) == 0x6000 + (turn << 12)
+
+
+def test_case_25_a_frame_of_a_large_page_in_use_becomes_a_table(rigs):
+    """The large entry must be broken, and stores through it must be seen from then on."""
+    for mode in PAGED:
+        rig = rigs()
+        tables = rig.tables(mode)
+        large, frame = 0x40000000, 0x803000
+        tables.map(large, 0x800000, level=2)
+        tables.map(0x80000000, 0x5000, HOT)
+        leaf = tables.entry(0x80000000, 2)
+        rig.enter(tables)
+        for page in (0, 0x3000, 0x4000):
+            assert not rig.store(large + page, 8, 0)
+        rig.store(large + 0x3008, 8, 0x6000 | HOT)
+        rig.edit(tables.gpa_of_entry(0x80000000, 2), tables.entry_bytes, frame | USER_RW)
+        rig.invlpg(0x80000000)
+        index = 2 if mode == "32-bit" else 1
+        gva = 0x80000000 + (index << 12)
+        assert rig.may(gva, WRITE) == 0x6000
+        rig.store(large + 0x3008, 8, 0x7000 | HOT)
+        rig.invlpg(gva)
+        assert rig.may(gva, WRITE) == 0x7000
+        rig.edit(tables.gpa_of_entry(0x80000000, 2), tables.entry_bytes, leaf)
+        rig.invlpg(0x80000000)
+        assert rig.may(0x80000000, WRITE) == 0x5000
+        rig.store(large + 0x3008, 8, 0)
+        rig.may(large + 0x4000, WRITE)
 
 
 def test_case_25_a_large_page_is_split_and_merged(rigs):

@@ -137,6 +137,20 @@ def test_case_15_more_levels_and_fewer_in_mid_run(rigs):
         assert rig.may(0x12345, WRITE) == 0x12345
 
 
+def test_case_15_page_size_extensions_toggled_over_hot_entries(rigs):
+    """Without CR4.PSE bit 7 of a 32-bit directory entry means nothing (SDM 4.3)."""
+    rig = rigs()
+    tables = rig.tables("32-bit", first_frame=0x400)  # at 4 MiB: a large page and a table alike
+    tables.set(0x40000000, 2, 0x400000 | HOT | 0x80)
+    tables.memory.write(0x400000 + 4, 4, 0x5000 | HOT, "loader")
+    rig.enter(tables)
+    for _ in range(3):
+        assert rig.may(0x40001000, READ) == 0x401000
+        rig.change(pse=False)
+        assert rig.may(0x40001000, READ) == 0x5000
+        rig.change(pse=True)
+
+
 def test_case_15_paging_switched_on_and_off_over_one_table(rigs):
     """Real mode, and paging off, run on direct pages; none of them is a guest's table."""
     for mode in PAGED:

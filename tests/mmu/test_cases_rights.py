@@ -217,6 +217,18 @@ def test_case_18_nor_is_it_free_of_smap_and_protection_keys(rigs):
     assert rig.faults(GVA, WRITE) == 0x23
 
 
+def test_case_18_a_fetch_opens_a_page_to_no_read(rigs):
+    """SMAP and protection keys forbid data accesses and not fetches (SDM 4.6)."""
+    for changes in ({"smap": True}, {"pke": True, "pkru": 1 << 6}):
+        rig = rigs()
+        tables = rig.tables("4-level")
+        tables.map(GVA, PAGE, USER_RW | 3 << 59)
+        rig.enter(tables, **changes)
+        for access in (FETCH, USER_FETCH):
+            rig.may(GVA, access)
+        assert rig.faults(GVA, READ) == (0x21 if "pke" in changes else 1)
+
+
 def test_case_18_an_implicit_write_at_cpl_3_lets_the_supervisor_execute_nothing(rigs):
     """It is a supervisor's access (SDM 4.6.1), so it is he who may execute the page or not."""
     for mode in PAGED:
