@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What all tests share: long random testing runs only when asked for, with `-m fuzz`."""
+"""What all tests share: long random testing and timing run only when asked for, by their marker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 def pytest_collection_modifyitems(config, items):
     if not config.option.markexpr:
-        skip = pytest.mark.skip(reason="long; run with -m fuzz")
+        reasons = {"fuzz": "long; run with -m fuzz", "timing": "needs a free machine; -m timing"}
         for item in items:
-            if item.get_closest_marker("fuzz"):
-                item.add_marker(skip)
+            for marker, reason in reasons.items():
+                if item.get_closest_marker(marker):
+                    item.add_marker(pytest.mark.skip(reason=reason))

@@ -465,8 +465,9 @@ def test_hello_imports_nothing_that_it_does_not_need():
     assert done.stderr.decode().splitlines()[-1] == "[]"
 
 
+@pytest.mark.timing
 def test_hello_starts_in_time():
-    """The goal is 0.6 s from typing on a free machine; the best of some runs, on a busy one."""
+    """0.6 s from typing, imports included, on a free machine."""
     best = 60.0
     for _ in range(8):
         start = time.monotonic()
@@ -474,4 +475,4 @@ def test_hello_starts_in_time():
         best = min(best, time.monotonic() - start)
         if best < 0.6:
             break
-    assert best < 1.5
+    assert best < 0.6

@@ -20,7 +20,7 @@ for line in sys.stdin:
         sys.exit(0)
     if word == "die":
         sys.exit(4)
-    print("you said", word, flush=True)
+    print(f"you said {word}", flush=True)
 """
 ENDLESS = "while True: print('PASS: again', flush=True)"
 
