@@ -81,11 +81,17 @@ class Worlds(RuleBasedStateMachine):
     def store_held(self, number, offset, size, value):
         self.world.store_held(number, offset, size, value)
 
-    @rule(
-        cpu=CPU, gva=GVA, depth=st.integers(0, 4), value=ENTRY, kind=KIND, after=st.integers(0, 2)
-    )
-    def remap(self, cpu, gva, depth, value, kind, after):
-        self.world.remap(cpu, gva, depth, value, kind, after)
+    @rule(cpu=CPU, gva=GVA, depth=st.integers(0, 4), value=ENTRY, kind=KIND, how=st.integers(0, 15))
+    def remap(self, cpu, gva, depth, value, kind, how):
+        self.world.remap(cpu, gva, depth, value, kind, how)
+
+    @rule(cpu=CPU, gva=GVA, bit=st.integers(0, len(MODE_BITS) + 1), first=KIND)
+    def toggle(self, cpu, gva, bit, first):
+        self.world.toggle(cpu, gva, bit, first)
+
+    @rule(cpu=CPU, gva=GVA, seed=SEED)
+    def reload_pdptes(self, cpu, gva, seed):
+        self.world.reload_pdptes(cpu, gva, seed)
 
     @rule(
         frame=st.sampled_from(TABLES),

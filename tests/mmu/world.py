@@ -76,13 +76,13 @@ def random_entry(random: Random, frame: int = 0) -> int:
     roll = random.random()
     if roll < 0.02:
         return random.getrandbits(64)
-    flags = P * (random.random() < 0.96) | RW * (random.random() < 0.9)
+    flags = P * (random.random() < 0.96) | RW * (random.random() < 0.85)
     flags |= US * (random.random() < 0.9) | A * (random.random() < 0.5)
     flags |= D * (random.random() < 0.5) | XD * (random.random() < 0.05)
     flags |= G * (random.random() < 0.1)
     if random.random() < 0.1:
         flags |= random.choice((1, 5, 15)) << 59  # a key
-    if roll < 0.06:
+    if roll < 0.1:
         return random.choice(LARGE) | flags | PS
     if frame > LAST_LEAF_TABLE and roll < 0.92:
         return frame - 1 << 12 | flags
@@ -165,33 +165,71 @@ class World:
             self.rig.try_store(at & (1 << 64) - 1, size, value, cpu, user)
         self._compare()
 
-    def remap(self, cpu, gva, depth, value, kind, invalidate):
+    def remap(self, cpu, gva, depth, value, kind, how):
         """What guests do: change an entry of a path by a store through some alias of its table,
-        go on using the page, and then invalidate and use it again."""
+        go on using the page, and then invalidate and use it again; perhaps change it back.
+
+        `how`: bits 0 and 1 pick nothing, INVLPG, or a load of CR3; bit 2 changes it back at last;
+        bit 3 names another address of a large page to INVLPG.
+        """
         cpu %= self.cpus
         gva = self.gva(cpu, gva)
-        used = self.rig.path(gva, cpu)[1]
+        found, used = self.rig.path(gva, cpu)
         if not used:
             return
-        gpa = used[-1 - depth % len(used)][0]
+        gpa, old = used[-1 - depth % len(used)]
         size = 4 if self.rig.regs[cpu].mode == "32-bit" else 8
         access = ALL_ACCESSES[kind % len(ALL_ACCESSES)]
-        self.rig.access(gva, access, cpu)
+        pieces = [gva]
+        if getattr(found, "page", 0) > 0x1000:
+            pieces += [gva ^ 0x1000, gva ^ 0x2000]
+        for entry in (value, old) if how & 4 else (value,):
+            for piece in pieces:
+                self.rig.access(piece, access, cpu)
+            self._store_through_alias(cpu, gpa, size, entry)
+            self.rig.access(gva, access, cpu)
+            if how & 3 == 1:
+                self.invlpg(cpu, pieces[-1] if how & 8 else gva)
+            elif how & 3 == 2:
+                self.reload(cpu)
+            for piece in pieces:
+                self.rig.access(piece, access, cpu)
+        self._compare()
+
+    def _store_through_alias(self, cpu, gpa, size, entry):
         for number in range(len(GVAS)):
             alias = self.gva(cpu, number)
             if self.rig.writes_to(alias, cpu) == gpa >> 12:
-                self.rig.try_store(alias | gpa & 0xFFF, size, value, cpu)
-                break
-        else:  # there is no alias: make one for next time
-            leaf = self.rig.path(self.gva(cpu, value), cpu)[1]
-            if leaf:
-                entry = gpa & ~0xFFF | P | RW | US | A | D
-                self.edit(leaf[-1][0] >> 12, leaf[-1][0] & 0xFFF, size, entry, 0)
-        self.rig.access(gva, access, cpu)
-        if invalidate % 3:
-            (self.invlpg if invalidate % 3 == 1 else self.reload)(cpu, gva)
-        self.rig.access(gva, access, cpu)
-        self._compare()
+                self.rig.try_store(alias | gpa & 0xFFF, size, entry, cpu)
+                return
+        # There is no alias: make one for next time, and have a device store the entry.
+        leaf = self.rig.path(self.gva(cpu, entry), cpu)[1]
+        if leaf:
+            alias = gpa & ~0xFFF | P | RW | US | A | D
+            self.edit(leaf[-1][0] >> 12, leaf[-1][0] & 0xFFF, size, alias, 0)
+        self.edit(gpa >> 12, gpa & 0xFFF, size, entry, 0)
+
+    def toggle(self, cpu, gva, bit, first):
+        """A control bit changes and changes back under a hot page."""
+        for turn in range(3):
+            self.burst(cpu, gva, first + 3 * turn)
+            self.flip(cpu, bit)
+        self.burst(cpu, gva, first)
+
+    def reload_pdptes(self, cpu, gva, seed):
+        """A PDPTE is edited, and loaded some time later."""
+        cpu %= self.cpus
+        regs = self.rig.regs[cpu]
+        if regs.mode != "pae":
+            return
+        entry = (regs.cr3 & ~31) + 8 * (self.gva(cpu, gva) >> 30)
+        self.access(cpu, gva, seed)
+        self.edit(entry >> 12, entry & 0xFFF, 8, random_pdpte(Random(seed)), 0)
+        self.access(cpu, gva, seed)
+        self.flip(cpu, seed)
+        self.access(cpu, gva, seed)
+        self.reload(cpu)
+        self.access(cpu, gva, seed)
 
     def repair(self, frame, seed):
         """Fill a frame with entries that mostly work, in one write."""
@@ -255,7 +293,7 @@ class World:
         self.rig.invlpg(gva, cpu)
         self.twin.invlpg(cpu, gva)
 
-    def reload(self, cpu, gva=0):
+    def reload(self, cpu):
         """MOV to CR3 of what is there."""
         self._load(cpu % self.cpus, self.rig.regs[cpu % self.cpus])
 
@@ -355,7 +393,9 @@ STEPS = (
     (8, "access", (4, 1 << 16, 14)),
     (2, "burst", (4, 1 << 16, 14)),
     (6, "store", (4, 1 << 16, len(OFFSETS), len(SIZES), "entry", 2, (1, 1, 1, 4))),
-    (5, "remap", (4, 1 << 16, (0, 0, 0, 1, 2, 3), "entry", 14, 3)),
+    (5, "remap", (4, 1 << 16, (0, 0, 0, 1, 2, 3), "entry", 14, 16)),
+    (2, "toggle", (4, 1 << 16, len(MODE_BITS) + 2, 14)),
+    (1, "reload_pdptes", (4, 1 << 16, 1 << 16)),
     (1, "repair", (TABLES, 1 << 16)),
     (3, "store_held", (1 << 16, len(OFFSETS), 4, "entry")),
     (5, "edit", (TABLES, "offset", SIZES, "entry", 3)),
