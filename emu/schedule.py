@@ -152,6 +152,7 @@ class Scheduler:
             if cpu in awake:
                 self._next = (cpu.index + 1) % len(cpus)
                 self.current = cpu
+                cpu.is_alone = len(awake) == 1
                 return cpu
         return None
 

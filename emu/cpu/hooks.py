@@ -26,6 +26,12 @@ __all__ = ["Hooks"]
 _PORT_CYCLE = 100
 """A port access takes as long as so many instructions: 1 us, as on the ISA bus, so that a guest
 that polls a device does not poll it a thousand times between two of its ticks."""
+_DEVICE_READ = 50
+_DEVICES = range(3 << 30, 4 << 30)
+"""Where devices are in memory; a read there is not cached and not posted."""
+TIMED_INSTRUCTION = 50
+"""CPUID, RDTSC, RDMSR and the like take long too, where a hypervisor looks at them. Guests wait in
+loops around RDTSC, and each turn costs us as much as a thousand other instructions."""
 # Of env, what an instruction outside CPL 0 may change without a hook: up to the error code.
 _ABORT_BYTES = H.ERROR_CODE_D * 4
 
@@ -65,6 +71,8 @@ class Hooks:
     def trapped_read(self, _uc: int, gpa: int, size: int, _data: int) -> int:
         """Serve a read in the trap window."""
         try:
+            if gpa in _DEVICES:
+                self._cpu.stall(_DEVICE_READ)
             return self._memory.read(gpa, size)
         except BaseException as error:
             self._cpu.fail(error)
@@ -159,6 +167,7 @@ class Hooks:
     def _cpuid(self, _uc: int, _data: int) -> int:
         try:
             q = self._hidden.q
+            self._cpu.stall(TIMED_INSTRUCTION)
             leaf = self._cpu.cpuid.leaf(q[0] & 0xFFFF_FFFF, q[1] & 0xFFFF_FFFF)
             if leaf is None:
                 return 0
@@ -170,6 +179,7 @@ class Hooks:
     def _rdtsc(self, _uc: int, _data: int) -> int:
         try:
             q = self._hidden.q
+            self._cpu.stall(TIMED_INSTRUCTION)
             tsc = self._cpu.msrs.tsc()
             q[0], q[2] = tsc & 0xFFFF_FFFF, tsc >> 32
         except BaseException as error:

@@ -12,7 +12,7 @@ done. It costs the others nothing, needs no search for opcodes, and an exit take
     RDMSR, WRMSR            emu.cpu.msr
     MOV DR                  only under DR7.GD, and MOV to DR7
     PUSHF                   only in real mode: the image has no RF
-    PAUSE                   only with several vCPUs: the vCPU yields
+    PAUSE                   the vCPU yields, or waits
     INVLPG                  under plug-ins that cannot do without: the whole TLB goes
     SGDT, SIDT, SLDT, STR   only under CR4.UMIP
     all exceptions          so that QEMU never turns one into a double fault by itself
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from emu.cpu import hidden as H
 from emu.cpu.decode import instruction_length, length_of_prefixes, memory_operand_address
 from emu.cpu.faults import Event, Fault, Vector
+from emu.cpu.hooks import TIMED_INSTRUCTION
 from emu.cpu.registers import DESC_L, EFLAGS_RF, EFLAGS_TF, EFLAGS_VM
 from mmu.api import PagingRegisters
 from mmu.arch import (
@@ -93,6 +94,8 @@ _EXIT_GDTR_READ = 0x67
 _EXIT_LDTR_READ = 0x68
 _EXIT_TR_READ = 0x69
 _UMIP_EXITS = (_EXIT_IDTR_READ, _EXIT_GDTR_READ, _EXIT_LDTR_READ, _EXIT_TR_READ)
+_LOOP = 100  # instructions from a PAUSE to the same one, at most, in a loop that waits
+_LONGEST_PAUSE = 2_000  # 20 us
 _DR6_BD = 1 << 13
 _DR6_BS = 1 << 14
 _DR7_GD = 1 << 13
@@ -111,7 +114,9 @@ class Intercepts:
         self._h = cpu.hidden.h
         self._d = cpu.hidden.d
         self._q = cpu.hidden.q
-        self.yields_on_pause = False
+        self._pause_rip = -1
+        self._pause_end = 0
+        self._pause_time = 0
         self._flush_on_invlpg = getattr(cpu.mmu, "flush_on_invlpg", True)
         self.handlers: dict[int, Callable[[], None]] = {
             _EXIT_READ_CR0: self._read_cr0,
@@ -142,10 +147,9 @@ class Intercepts:
         h[H.INTERCEPT_CR_READ_H] = 1 << 0 | 1 << 8
         h[H.INTERCEPT_CR_WRITE_H] = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8
         wanted = _bit(H.EXIT_NMI) | _bit(H.EXIT_SMI) | _bit(H.EXIT_VINTR) | _bit(H.EXIT_MSR)
+        wanted |= _bit(H.EXIT_PAUSE)
         if self._flush_on_invlpg:
             wanted |= _bit(H.EXIT_INVLPG)
-        if self.yields_on_pause:
-            wanted |= _bit(H.EXIT_PAUSE)
         if not regs.cr0 & CR0_PE:
             wanted |= _bit(_EXIT_PUSHF)
         if umip:
@@ -195,6 +199,7 @@ class Intercepts:
     def _source(self) -> tuple[int, int | None]:
         """Return (length, value) of the MOV CR at RIP; None for LMSW and CLTS."""
         cpu = self._cpu
+        cpu.stall(TIMED_INSTRUCTION)
         code = cpu.read_code(15)
         at = length_of_prefixes(code, cpu.bits)
         if code[at + 1] != 0x22:
@@ -375,9 +380,18 @@ class Intercepts:
             self._finish(at + 1)
 
     def _pause(self) -> None:
-        code = self._cpu.read_code(15)
-        self._finish(length_of_prefixes(code, self._cpu.bits) + 1)
-        self._cpu.yielded()
+        """PAUSE. With others awake it is their turn; alone, a loop of PAUSEs waits for a device or
+        for a time, so each takes twice as long as the one before, and no longer than the slice."""
+        cpu = self._cpu
+        rip = self._q[H.RIP_Q]
+        now = cpu.executed + cpu.progress()
+        again = cpu.is_alone and rip == self._pause_rip and now - self._pause_end < _LOOP
+        self._pause_time = min(2 * self._pause_time, _LONGEST_PAUSE) if again else TIMED_INSTRUCTION
+        cpu.stall(max(min(self._pause_time, cpu.left()), 1))
+        self._pause_rip, self._pause_end = rip, cpu.executed + cpu.progress()
+        self._finish(length_of_prefixes(cpu.read_code(15), cpu.bits) + 1)
+        if not cpu.is_alone:
+            cpu.yielded()
 
     def _invlpg(self) -> None:
         """INVLPG. The engine would drop one 4 KiB entry, even where the page is a large one.
@@ -396,6 +410,7 @@ class Intercepts:
 
     def _msr(self) -> None:
         cpu = self._cpu
+        cpu.stall(TIMED_INSTRUCTION)
         q = self._q
         index = q[1] & 0xFFFF_FFFF
         length = length_of_prefixes(cpu.read_code(15), cpu.bits) + 2

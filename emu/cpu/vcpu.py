@@ -114,7 +114,7 @@ class Vcpu:
     `regs` are its registers, live. `halted` is true between HLT and what wakes it. `executed`
     counts its instructions; every event delivered for no instruction of its own counts as one, so
     that virtual time always passes, and a port access counts for the time it takes: `stalled` is
-    how much of `executed` that is.
+    how much of `executed` that is. `is_alone` says that no other vCPU is awake.
     """
 
     def __init__(
@@ -151,6 +151,7 @@ class Vcpu:
         self.shut_down = False
         self.executed = 0
         self.stalled = 0
+        self.is_alone = cpus == 1
         self.native_exceptions = 1 << Vector.PF if mmu.name == _NATIVE else 0
         self._handle = raw.open_engine(raw.MODEL_ICELAKE_SERVER)
         self.hidden = H.HiddenState(self._handle, where)
@@ -166,7 +167,6 @@ class Vcpu:
         self.delivery = Delivery(self.regs, self.linear, self.hidden, self.fills.load_cr3)
         self.msrs = Msrs(self)
         self.intercepts = Intercepts(self)
-        self.intercepts.yields_on_pause = cpus > 1
         self._code = code
         self._counts_blocks = count_blocks and code is not None
         # The instruction counter of a slice and its limit: the engine's own, or the compiled one.
@@ -187,6 +187,7 @@ class Vcpu:
         self._failure: BaseException | None = None
         self._deferred: list[Callable[[], None]] = []
         self._stepping = False
+        self._nmi_waits = False
         self._step_tf = 0
         self._step_dr6 = 0
         self._keep: list[Any] = []
@@ -601,6 +602,12 @@ class Vcpu:
 
     def _take_nmi(self) -> None:
         self.withdraw(H.INTERRUPT_NMI)
+        if self.hidden.d[H.HFLAGS_D] & H.HF_INHIBIT_IRQ:
+            # Not behind STI or MOV SS (SDM 3A 6.8.3): Unicorn looks at that for INTR alone.
+            self._nmi_waits = True
+            self._clock[0] += 1
+            self.begin_step()
+            return
         self.hidden.d[H.HFLAGS2_D] |= H.HF2_NMI  # the engine's IRET clears it
         self.deliver(Event(Vector.NMI, Source.EXTERNAL))
         self._tick()
@@ -620,6 +627,9 @@ class Vcpu:
     def _end_step(self, number: int) -> bool:
         """Undo `begin_step`, whatever came; returns True if it was the trap we asked for."""
         self._stepping = False
+        if self._nmi_waits:
+            self._nmi_waits = False
+            self.request(H.INTERRUPT_NMI)
         self.intercepts.program()
         if self._step_tf:
             return False
@@ -634,6 +644,10 @@ class Vcpu:
     def progress(self) -> int:
         """Return how many instructions the slice that runs now has begun; 0 between slices."""
         return self._done + self._clock[0] if self._running else 0
+
+    def left(self) -> int:
+        """Return how many instructions the slice that runs now has left."""
+        return self._budget - self.progress()
 
     def stall(self, instructions: int) -> None:
         """Let time pass as `instructions` would take, in which the processor waits."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A port access takes the time of a bus cycle, and is no instruction more for that."""
+"""What takes longer than an instruction: ports, device registers, CPUID, RDTSC, and PAUSE."""
 
 from __future__ import annotations
 
@@ -7,24 +7,54 @@ import pytest
 
 from emu.machine import Machine
 
-# mov cx, 1000; l: in al, 0x80 (or nop, nop); loop l; out 0xf4, al
+# mov cx, 1000; l: (two bytes or more); dec cx; jnz l; out 0xf4, al
 KERNELS = {
-    "in": bytes.fromhex("66b9e803 e480 6649 75fa e6f4"),
-    "out": bytes.fromhex("66b9e803 e680 6649 75fa e6f4"),
-    "none": bytes.fromhex("66b9e803 9090 6649 75fa e6f4"),
+    "nothing": "9090",
+    "in": "e480",
+    "out": "e680",
+    "rdtsc": "0f31",
+    "cpuid": "6651 31c0 0fa2 6659",
+    "rdmsr": "6651 b910000000 0f32 6659",
+    "HPET read": "a1f000d0fe",
 }
+NS = {"nothing": 0, "in": 1000, "out": 1000, "rdtsc": 500, "cpuid": 500, "rdmsr": 500}
 
 
-def run(kernel):
-    with Machine(KERNELS[kernel], format="flat32") as machine:
+def run(body, clock="auto"):
+    loop = bytes.fromhex(body)
+    code = bytes.fromhex("66b9e803") + loop + b"\x66\x49\x75" + bytes((254 - len(loop) - 2,))
+    with Machine(code + b"\xe6\xf4", format="flat32", clock=clock) as machine:
         outcome = machine.run(timeout=60)
-        assert outcome.kind.name == "GUEST_EXIT"
+        assert outcome.kind.name == "GUEST_EXIT", outcome
         return machine.clock.now, outcome.instructions
 
 
-@pytest.mark.parametrize("kind", ["in", "out"])
-def test_a_microsecond_each(kind):
-    idle_ns, idle_instructions = run("none")
-    ns, instructions = run(kind)
-    assert 900_000 < ns - idle_ns < 1_100_000
-    assert abs(instructions - idle_instructions) < 2_000
+@pytest.mark.parametrize("what", [name for name in KERNELS if name != "nothing"])
+def test_each_takes_its_time_and_is_no_instruction_more(what):
+    idle_ns, _ = run(KERNELS["nothing"])
+    ns, instructions = run(KERNELS[what])
+    each = (ns - idle_ns) / 1000
+    assert NS.get(what, 500) <= each < NS.get(what, 500) + 100
+    assert instructions < 10_000
+
+
+def test_a_loop_of_pauses_waits_ever_longer():
+    ns, _ = run("f390")
+    assert ns > 1000 * 15_000
+
+
+def test_pauses_far_apart_do_not_add_up():
+    ns, _ = run("f390" + "90" * 110, clock="instructions")
+    assert ns < 1000 * (110 * 10 + 1_000)
+
+
+def test_a_pause_is_never_longer_than_the_next_event_is_away():
+    loop = bytes.fromhex("f390 ebfc")
+    with Machine(loop, format="flat32") as machine:
+        machine.run(max_insns=300, timeout=60)
+        when = machine.clock.now + 7_000
+        came = []
+        machine.clock.at(when, lambda: came.append(machine.clock.now))
+        machine.run(max_insns=300, timeout=60)
+        assert len(came) == 1
+        assert when <= came[0] < when + 1_000
