@@ -29,7 +29,7 @@ _HOST_ONLY = (
     ("intel-iommu", "needs an IOMMU"),
 )
 _EXIT_PASS = 1
-_EXIT_SKIP = 77 << 1 | 1
+_EXIT_SKIP = (77 >> 1) << 1 | 1
 _LINE = re.compile(r"^(PASS|FAIL|SKIP|XFAIL|XPASS)\b:?(.*)$", re.MULTILINE)
 _NEVER_IN_CONFIG = {"init": "", "hpet_read_test": "", "tscdeadline_latency": ""}
 _FAILURES_KEPT = 12
