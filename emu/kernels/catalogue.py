@@ -52,7 +52,7 @@ def find_cases(root: Path, work: Path) -> Iterator[Case]:
     trees = [folder for folder in folders if (folder / "x86" / "unittests.cfg").is_file()]
     for tree in trees:
         if any((tree / "x86").glob("*.flat")):
-            yield from cases_of_tree(tree)
+            yield from cases_of_tree(tree, work)
     if not trees:
         yield Case("kvm-unit-tests", "all", absent="no built tree (x86/unittests.cfg)")
     yield from _memtest(folders)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from emu.kernels.case import Verdict
@@ -32,6 +34,9 @@ groups = vmx
 file = plain.flat
 qemu_params = -cpu host
 
+[x2apic]
+file = apic.flat
+
 [unbuilt]
 file = unbuilt.flat
 """
@@ -42,13 +47,16 @@ def tree(tmp_path):
     (tmp_path / "x86").mkdir()
     (tmp_path / "x86" / "unittests.cfg").write_text(CONFIG, encoding="utf-8")
     (tmp_path / "x86" / "plain.flat").write_bytes(b"")
+    (tmp_path / "x86" / "apic.flat").write_bytes(b"")
     (tmp_path / "config.mak").write_text("SRCDIR=.\nARCH=x86_64\n", encoding="utf-8")
     return tmp_path
 
 
 def test_every_test_of_the_architecture_is_listed(tree):
-    found = {case.name: case for case in cases_of_tree(tree)}
-    assert list(found) == ["plain", "two", "virtual", "host", "unbuilt"]
+    found = {case.name: case for case in cases_of_tree(tree, tree)}
+    assert list(found) == [
+        *("plain", "two", "virtual", "host", "x2apic", "x2apic, no hypercall", "unbuilt"),
+    ]
     assert found["two"].suite == "kvm-unit-tests x86_64"
     assert found["two"].seconds == 5
     reasons = [case.absent for case in found.values()]
@@ -57,18 +65,26 @@ def test_every_test_of_the_architecture_is_listed(tree):
         "",
         "tests virtualization",
         "asks for the host's CPU",
+        "",
+        "",
         "was not built",
     ]
 
 
 def test_the_command_line_is_the_projects_own(tree):
-    (case,) = (case for case in cases_of_tree(tree) if case.name == "two")
+    (case,) = (case for case in cases_of_tree(tree, tree) if case.name == "two")
     words = list(case.arguments)
     assert words[words.index("-kernel") + 1] == str(tree / "x86" / "plain.flat")
     assert words[words.index("-smp") + 1] == "2"
     assert words[words.index("-append") + 1] == 'first "second third"'
     assert words[-4:] == ["-cpu", "max,-smep", "-m", "256"]
     assert "isa-debug-exit,iobase=0xf4,iosize=0x4" in words
+
+
+def test_a_test_that_calls_kvm_is_run_without_that_too(tree):
+    words = next(c.arguments for c in cases_of_tree(tree, tree) if c.name.endswith("no hypercall"))
+    assert words[-2] == "-initrd"
+    assert Path(words[-1]).read_text(encoding="utf-8") == "TEST_DEVICE=0\n"
 
 
 @pytest.mark.parametrize(
