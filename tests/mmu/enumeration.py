@@ -42,6 +42,7 @@ from mmu.memory import Memory
 from mmu.walker import Context, pdptes_valid, set_accessed_dirty, walk
 
 from . import sdm
+from .compiled_first import CompiledFirst
 from .rig import ALL_ACCESSES, MODES, ModelTlb, access_bits, paging_registers
 from .sdm import PAT_LARGE, PCD, PS, PWT, RW, US, XD, A, Access, Cpuid, D, G, P, Regs
 
@@ -110,6 +111,9 @@ class Bench:
             memory.add_ram(0, RAM)
             if name == "walker":
                 subject = TheWalker(memory, features)
+            elif name == "compiled":
+                subject = CompiledFirst(memory, ModelTlb(1), 1, features=features, pool=512)
+                memory.listeners.append(subject.written)
             else:
                 subject = make_mmu(name, memory, ModelTlb(1), features=features, pool=512)
             self.memories.append(memory)
@@ -438,7 +442,7 @@ BLOCKS = {
     "addresses": block_addresses,
     "pdptes": block_pdptes,
 }
-SUBJECTS = ("walker", "uncached", "shadow")
+SUBJECTS = ("walker", "uncached", "shadow", "compiled")
 OTHER_CPUS = [
     *product([Cpuid(m=36), Cpuid(m=32)], GVA),
     (Cpuid(pse36=False), "32-bit"),

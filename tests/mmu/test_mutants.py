@@ -39,7 +39,7 @@ def killers(mutant):
     """Yield (case, policy, what it said) for each case that fails on a mutant."""
     for number in mutant.case:
         for case in CASES[number]:
-            for policy in ("", PLAIN):
+            for policy in (PLAIN, ""):
                 try:
                     case(partial(Rig, mutant, policy=policy))
                 except (TypeError, NameError):

@@ -140,7 +140,7 @@ class Worlds(RuleBasedStateMachine):
 
 
 QUICK = settings(
-    max_examples=250,
+    max_examples=200,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
@@ -157,6 +157,7 @@ class TestWorlds(Worlds.TestCase):
 
 
 @pytest.mark.fuzz
+@pytest.mark.timeout(7200)
 class TestManyWorlds(Worlds.TestCase):
     settings = LONG
 
