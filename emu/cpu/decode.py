@@ -188,47 +188,37 @@ def _register_numbers() -> dict[int, int]:
     return {getattr(_constants(), f"X86_REG_{name}"): n for name, n in names.items()}
 
 
-def touches_descriptors(code: bytes, rip: int, bits: int) -> bool:
-    """Return whether the instruction may read GDT, LDT or TSS by itself at CPL 3."""
-    instruction = _first(code, rip, bits)
-    if instruction is None:
-        return False
-    if instruction.mnemonic in _DESCRIPTOR_INSTRUCTIONS:
-        return True
-    if instruction.mnemonic in ("mov", "pop"):
-        target = instruction.operands[0]
-        return target.type == _constants().X86_OP_REG and target.reg in _segment_numbers()
-    return False
+_LOADS_SEGMENT = frozenset(b"\x8e\x9a\xca\xcb\xcf\xea")  # MOV SREG, far CALL, RET, IRET, JMP
+_LOADS_SEGMENT_32 = frozenset(b"\x07\x17\x1f\xc4\xc5")  # POP SREG, LES, LDS
+_LOADS_SEGMENT_0F = frozenset(b"\x00\x02\x03\xa1\xa9\xb2\xb4\xb5")  # VERR, LAR, LSL, POP, LSS
+_PORTS = frozenset(b"\x6c\x6d\x6e\x6f\xe4\xe5\xe6\xe7\xec\xed\xee\xef")
 
 
-_DESCRIPTOR_INSTRUCTIONS = frozenset(
-    [
-        "lds",
-        "les",
-        "lfs",
-        "lgs",
-        "lss",
-        "lar",
-        "lsl",
-        "verr",
-        "verw",
-        "ljmp",
-        "lcall",
-        "retf",
-        "retfq",
-        "iret",
-        "iretd",
-        "iretq",
-        "in",
-        "out",
-        "insb",
-        "insw",
-        "insd",
-        "outsb",
-        "outsw",
-        "outsd",
-    ]
-)
+def touches_descriptors(code: bytes, bits: int) -> bool:
+    """Return whether the instruction may access GDT, LDT, TSS or an inner stack at CPL 3, by
+    itself. Cheap: every page fault of a user program asks."""
+    code = code[length_of_prefixes(code, bits) :].ljust(2, b"\0")
+    opcode = code[0]
+    if opcode == 0x0F:
+        return code[1] in _LOADS_SEGMENT_0F
+    if opcode == 0xFF:  # far CALL and JMP through memory
+        return code[1] >> 3 & 7 in (3, 5)
+    if opcode in _LOADS_SEGMENT_32:
+        return bits != 64
+    return opcode in _LOADS_SEGMENT or opcode in _PORTS
+
+
+def stack_bytes(code: bytes, bits: int) -> tuple[int, int]:
+    """Return what an instruction that `touches_descriptors` may access of its own stack, as two
+    offsets to the stack pointer; (0, 0) for nothing."""
+    code = code[length_of_prefixes(code, bits) :].ljust(2, b"\0")
+    if code[0] == 0x9A or (code[0] == 0xFF and code[1] >> 3 & 7 == 3):
+        return -2 * 8, 0
+    if code[0] in b"\x07\x17\x1f\xca\xcb\xcf":
+        return 0, 5 * 8
+    if code[0] == 0x0F and code[1] in b"\xa1\xa9":
+        return 0, 8
+    return 0, 0
 
 
 def disassemble(code: bytes, rip: int, bits: int, count: int) -> list[str]:

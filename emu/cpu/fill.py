@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
-from emu.cpu.decode import length_of_prefixes, touches_descriptors
+from emu.cpu.decode import length_of_prefixes, stack_bytes, touches_descriptors
 from emu.cpu.decode import memory_operand_address as operand_address
 from emu.cpu.registers import EFLAGS_AC, TR
 from mmu.api import FRAME_MASK, MAP_TRAP, Answer, NotCanonical, PageFault, PagingRegisters
@@ -180,8 +180,10 @@ class Fills:
                         access |= ACCESS_AC
                     if self._pke and d[pkru] != self._loaded_pkru:
                         self.reload_paging()
+                    if self._smap and access & ACCESS_USER and self._is_implicit_under_smap(gva):
+                        access = access & ~ACCESS_USER | ACCESS_IMPLICIT
                     answer = translate(index, gva, access)
-                    if access & ACCESS_USER and (self._smap or answer.__class__ is not int):
+                    if access & ACCESS_USER and answer.__class__ is not int:
                         answer = self._implicit_answer(gva, access, answer)
                 if not isinstance(answer, int):
                     return self._refuse(answer)
@@ -238,24 +240,37 @@ class Fills:
         self._hidden.exception_index[0] = PAGE_FAULT if canonical else NOT_CANONICAL
         return False
 
-    def _implicit_answer(self, gva: int, access: int, answer: Answer) -> Answer:
-        """Reconsider a user access that may be the processor's own to a descriptor table or TSS.
+    def _implicit_answer(self, gva: int, access: int, refusal: Answer) -> Answer:
+        """Reconsider a user access that may be the processor's own: see `_is_implicit`."""
+        if not self._is_implicit(gva):
+            return refusal
+        return self._mmu.translate(self._index, gva, access & ~ACCESS_USER | ACCESS_IMPLICIT)
+
+    def _is_implicit(self, gva: int) -> bool:
+        """Return whether an access at CPL 3 is the processor's own, to a descriptor table, a TSS
+        or the stack behind a call gate.
 
         Those are supervisor accesses whatever CPL is (SDM 3A 4.6.1), and the fill hook is not
-        told. Only a page with a table on it comes here, and only where it matters.
+        told. It matters where the user may not go, and under SMAP where he may. What is left when
+        the instruction's operand and its own stack are taken away is the processor's.
         """
+        cpu = self._cpu
+        code = cpu.read_code(15)
+        if not touches_descriptors(code, cpu.bits):
+            return False
+        page = gva >> 12
+        operand = operand_address(code, cpu)
+        if operand is not None and operand >> 12 <= page <= operand + 9 >> 12:
+            return False
+        below, above = stack_bytes(code, cpu.bits)
+        pointer = self._regs.linear_rsp if below != above else 0
+        return below == above or not pointer + below >> 12 <= page <= pointer + above - 1 >> 12
+
+    def _is_implicit_under_smap(self, gva: int) -> bool:
+        """Return the same where only pages with a table are worth the question."""
         regs = self._regs
         page = gva >> 12
         ldtr, tr = regs.ldtr, regs.tr
-        for base, limit in (regs.gdtr, (ldtr.base, ldtr.limit), (tr.base, tr.limit)):
-            if base >> 12 <= page <= base + limit >> 12:
-                break
-        else:
-            return answer
-        code = self._cpu.read_code(15)
-        if not touches_descriptors(code, regs.rip, self._cpu.bits):
-            return answer
-        operand = operand_address(code, self._cpu)
-        if operand is not None and operand >> 12 == page:
-            return answer
-        return self._mmu.translate(self._index, gva, access & ~ACCESS_USER | ACCESS_IMPLICIT)
+        tables = regs.gdtr, (ldtr.base, ldtr.limit), (tr.base, tr.limit)
+        near = any(base >> 12 <= page <= base + limit >> 12 for base, limit in tables)
+        return near and self._is_implicit(gva)

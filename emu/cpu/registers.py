@@ -359,6 +359,15 @@ class Registers:
             return rip
         return self._q[H.SEGS_D + CS * H.SEG_DWORDS + 2 >> 1] + rip & 0xFFFF_FFFF
 
+    @property
+    def linear_rsp(self) -> int:
+        """The linear address of the top of the stack."""
+        rsp: int = self.rsp
+        if self._d[H.HFLAGS_D] & H.HF_CS64:
+            return rsp
+        mask = 0xFFFF_FFFF if self.segment_flags(SS) & DESC_B else 0xFFFF
+        return self.segment_base(SS) + (rsp & mask) & 0xFFFF_FFFF
+
     def read_all(self) -> dict[str, int | Segment | Table]:
         """Return every register by name: for reports and snapshots."""
         values: dict[str, int | Segment | Table] = {name: self.get(name) for name in GPRS}

@@ -6,10 +6,14 @@
     minimise.py   a failing case made small
 
     mmu.py        the MMU fuzzer: random steps on a plug-in, against the architecture's truth
-      steps.py      chooses them;  world.py executes and compares;  tlb.py  what engines would hold
+      guest.py      the machine of a case;  steps.py  chooses its steps
+      world.py      executes and compares;  twin.py  the truth;  tlb.py  what engines would hold
     program.py    the program fuzzer: random instructions on several MMUs, and on QEMU
-      encode.py     instructions as bytes;  slots.py  what a program is made of
-      image.py      a program as a multiboot image;  engines.py  who can run it
+      layout.py     where everything is in its guest, and why nothing can go wrong there
+      slots.py      what a program is made of, with edits.py, entries.py and operands.py
+      encode.py     instructions as bytes;  instructions.py  which there are
+      image.py      a program as a multiboot image, around runtime.py
+      engines.py    who can run it;  known.py  what others are known to do differently
 
 Everything follows from a seed and a number, and a failure is kept as a file that needs neither.
 """

@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 from emu.fuzz.case import Case, Failure, Result, describe_error, random_of
-from emu.fuzz.steps import Steps, make_case
+from emu.fuzz.guest import make_case
+from emu.fuzz.steps import Steps
 from emu.fuzz.world import World
 
 __all__ = ["BLANK", "CHUNK", "MOST_RUNS", "make", "replay", "run"]

@@ -21,6 +21,7 @@ import random
 from typing import Any
 
 from emu.fuzz.case import Case
+from emu.fuzz.guest import EXTRA_SLOTS, POLICIES
 from emu.fuzz.world import World
 from mmu.arch import (
     ACCESS_AC,
@@ -54,7 +55,7 @@ from mmu.arch import (
     Levels,
 )
 
-__all__ = ["Steps", "make_case"]
+__all__ = ["Steps"]
 
 _ACCESSES = (
     *(ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH) * 3,
@@ -70,17 +71,6 @@ _TOPS = (
 )
 _PAGES = (0, 0, 1, 2, 3, 7, 8, 255, 256, 510, 511, 512, 513, 1023)
 _OFFSETS = (0, 0, 0, 4, 8, 16, 1, 0x7FC, 0x800, 0xFF8, 0xFFC, 0xFFD, 0xFFF)
-_POLICIES = ("unsync", "large", "prefetch", "flood")
-# Slots beside low RAM: where a case may have them, add and remove them. (kind, gpa, pages)
-_EXTRA_SLOTS = (
-    ("rom", 0x80_0000, 2),
-    ("mmio", 0x80_4000, 2),
-    ("ram", 0x80_8000, 8),
-    ("ram", 0xA0_0000, 1024),
-    ("ram", 1 << 32, 1024),
-    ("ram", 0x4000_0000, 512),
-    ("mmio", 0x20_0000, 1),
-)
 _FLAG_BITS = (
     *(PT_PRESENT, PT_WRITABLE, PT_WRITABLE, PT_USER, PT_USER, PT_ACCESSED, PT_DIRTY, PT_DIRTY),
     *(PT_PAGE_SIZE, PT_GLOBAL, PT_NX, PT_NX, 1 << 3, 1 << 4, 1 << 9, 1 << 12, 1 << 13, 1 << 21),
@@ -103,34 +93,6 @@ _THEMES = {
     "wp": (("wp", "smep", "smap", "pke", "pkru"), 0.8, _READ_ONLY_FLAGS),
 }
 _KINDS = ("access", "edit", "store", "load", "invlpg", "rare")
-
-
-def make_case(rng: random.Random, mmu: str) -> Case:
-    """Return the frame of a case: machine and features, no steps yet."""
-    cpus = rng.choice((1, 1, 1, 2, 2, 3, 4))
-    low = rng.choice((64, 64, 512, 1024))
-    slots: list[tuple[str, int, int]] = [("ram", 0, low)]
-    for kind, gpa, pages in _EXTRA_SLOTS:
-        if rng.random() < 0.5 and gpa >= low << PAGE_SHIFT:
-            slots.append((kind, gpa, pages))
-    features = {
-        "phys_bits": rng.choice((40, 40, 40, 36, 33, 32)),
-        "pse36": rng.random() < 0.9,
-        "gbpages": rng.random() < 0.8,
-        "la57": rng.random() < 0.8,
-    }
-    least = (5 if features["la57"] else 4) + cpus - 1
-    policy = ",".join(f"{name}=off" for name in _POLICIES if rng.random() < 0.15)
-    return {
-        "kind": "mmu",
-        "mmu": mmu,
-        "cpus": cpus,
-        "pool": rng.choice((least, least + 1, least + 3, least + 3, 64)),
-        "policy": policy if mmu == "shadow" else "",
-        "compiled": rng.random() < 0.4,
-        "features": features,
-        "slots": [list(slot) for slot in slots if slot[1] >> features["phys_bits"] == 0],
-    }
 
 
 class Steps:
@@ -475,7 +437,7 @@ class Steps:
         if kind == "zap":
             return ["zap"]
         if kind == "policy":
-            return ["policy", f"{rng.choice(_POLICIES)}={rng.choice(('on', 'off'))}"]
+            return ["policy", f"{rng.choice(POLICIES)}={rng.choice(('on', 'off'))}"]
         if kind == "log":
             return ["log", rng.random() < 0.6]
         return self._change_slots()
@@ -495,7 +457,7 @@ class Steps:
 
     def _change_slots(self) -> list[Any]:
         rng = self._rng
-        kind, gpa, pages = rng.choice(_EXTRA_SLOTS)
+        kind, gpa, pages = rng.choice(EXTRA_SLOTS)
         if gpa >> self._world.features.phys_bits:
             return ["zap"]
         at = rng.random()

@@ -40,3 +40,13 @@ class Dies(ShadowMmu):
             os._exit(1)
 
     flush_on_invlpg = True
+
+
+class NeverDirty(ShadowMmu):
+    """Lets a store through to a page whose D it has not set."""
+
+    def translate(self, cpu, gva, access):
+        answer = super().translate(cpu, gva, access & ~2 if access & 2 else access)
+        if access & 2 and isinstance(answer, int):
+            return super().translate(cpu, gva, access) if answer & 8 else answer | 2
+        return answer
