@@ -111,8 +111,8 @@ def test_case_12_an_entry_edited_by_another_vcpu(rigs):
 
 def test_case_12_a_table_made_by_one_vcpu_is_written_by_another(rigs):
     """The second has a writable TLB entry for the frame when the first begins to use it."""
-    for mode, writer in product(PAGED, (0, 1)):
-        rig = rigs(cpus=2, pool=16)
+    for mode, writer, cpus in product(PAGED, (0, 1), (2, 4)):
+        rig = rigs(cpus=cpus, pool=16)
         tables = rig.tables(mode)
         other = rig.tables(mode, 0x200)
         other.map(GVA, 0x5000, HOT)
@@ -130,12 +130,12 @@ def test_case_12_a_table_made_by_one_vcpu_is_written_by_another(rigs):
 
 def test_case_22_translated_code_and_stores_of_two_vcpus(rigs):
     """One frame is writable in no TLB while another engine runs from it."""
-    rig = rigs(cpus=2, pool=16)
+    rig = rigs(cpus=3, pool=16)
     tables = rig.tables("4-level")
     tables.map(GVA, 0x5000, HOT)
     tables.map(GVA + 0x1000, 0x5000, HOT)
-    rig.enter(tables, 0)
-    rig.enter(tables, 1)
+    for cpu in range(3):
+        rig.enter(tables, cpu)
     for _ in range(3):
         for cpu in (0, 1):
             rig.may(GVA, FETCH, cpu)
