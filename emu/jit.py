@@ -28,16 +28,18 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-_ENTRY_POINTS = ("fill", "count_block")
+_ENTRY_POINTS = ("fill", "count_block", "interrupt", "syscall")
 
 
 class CompiledCode:
-    """The entry points as C function pointers: ``fill`` and ``count_block``."""
+    """The entry points as C function pointers, by name."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine  # owns the code
         self.fill: int = engine.get_function_address("fill")
         self.count_block: int = engine.get_function_address("count_block")
+        self.interrupt: int = engine.get_function_address("interrupt")
+        self.syscall: int = engine.get_function_address("syscall")
 
 
 def is_available() -> bool:
@@ -96,9 +98,10 @@ def _cache_folder() -> Path:
 
 def _sources() -> list[ModuleType]:
     from emu.cpu import compiled as of_the_vcpu
+    from emu.cpu import compiled_events as of_events
     from mmu.shadow import compiled as of_the_mmu
 
-    return [of_the_mmu, of_the_vcpu, sys.modules[__name__]]
+    return [of_the_mmu, of_the_vcpu, of_events, sys.modules[__name__]]
 
 
 def _fingerprint(llvm: Any) -> str:
@@ -134,14 +137,25 @@ def _compile(llvm: Any) -> bytes:
     signatures = {
         "fill": types.uint8(word, word, kind, word, word),
         "count_block": types.void(word, word, kind, word),
+        "interrupt": types.void(word, kind, word),
+        "syscall": types.void(word, word),
     }
     names = dict(_primitives())
-    mmu, vcpu, _ = _sources()
-    names["refill"] = njit(_bound(mmu.refill, names), inline="always")
-    names["hit"] = njit(_bound(mmu.hit, names), inline="always")
+    bare: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    mmu, vcpu, events, _ = _sources()
+    for module, functions in (
+        (mmu, ("refill", "hit", "fault")),
+        (vcpu, ("reach", "is_plain", "refuse")),
+        (events, ("get_flags", "set_flags", "note", "deliver", "take", "enter")),
+    ):
+        for name in functions:
+            bound = _bound(getattr(module, name), names)
+            signature = word(*[word] * bound.__code__.co_argcount)
+            names[name] = njit(signature, **bare)(bound)
     linked = llvm.parse_assembly("")
     for name in _ENTRY_POINTS:
-        function = cfunc(signatures[name])(_bound(getattr(vcpu, name), names))
+        module = vcpu if hasattr(vcpu, name) else events
+        function = cfunc(signatures[name])(_bound(getattr(module, name), names))
         text = function.inspect_llvm().replace(f'"{function.native_name}"', f'"{name}"')
         linked.link_in(llvm.parse_assembly(text.replace(function.native_name, name)))
     linked.verify()
@@ -213,6 +227,18 @@ def _primitives() -> dict[str, Any]:
     def call_stop(_t: Any, _function: Any, _uc: Any) -> Any:
         return call(ir.IntType(32), word)
 
+    @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+    def call_interrupt(_t: Any, _function: Any, _uc: Any, _number: Any, _d: Any) -> Any:
+        return call(ir.IntType(32), word, ir.IntType(32), word)
+
+    @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+    def call_syscall(_t: Any, _function: Any, _uc: Any, _d: Any) -> Any:
+        return call(ir.IntType(32), word, word)
+
+    @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+    def call_read_register(_t: Any, _function: Any, _uc: Any, _register: Any, _box: Any) -> Any:
+        return call(ir.IntType(32), word, ir.IntType(32), word)
+
     return {
         "load8": load(8),
         "load32": load(32),
@@ -222,4 +248,7 @@ def _primitives() -> dict[str, Any]:
         "store64": store(64),
         "call_fill": call_fill,
         "call_stop": call_stop,
+        "call_interrupt": call_interrupt,
+        "call_syscall": call_syscall,
+        "call_read_register": call_read_register,
     }

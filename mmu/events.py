@@ -28,6 +28,10 @@ class CountsFills(Protocol):
     def refills(self) -> int:
         """How many of them needed a new leaf."""
 
+    @property
+    def faults(self) -> int:
+        """How many misses it found to be faults of the guest's."""
+
 
 class Counters:
     """What a memory management unit counts. KVM's names where KVM counts the same.
@@ -106,7 +110,9 @@ class Counters:
         counts = {name: getattr(self, name) for name in self.__slots__ if name != "compiled"}
         for block in self.compiled:
             counts["fills"] += block.fills
-            counts["pf_taken"] += block.refills
+            counts["pf_taken"] += block.refills + block.faults
+            counts["pf_guest"] += block.faults
+            counts["fills"] += block.faults
             counts["pf_fixed"] += block.refills
         return counts
 

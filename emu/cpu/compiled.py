@@ -17,8 +17,8 @@ import ctypes
 
 from emu.cpu import hidden as H
 from emu.cpu import raw
-from mmu.plain import load32, load64, store64
-from mmu.shadow.compiled import hit
+from mmu.plain import load8, load32, load64, store32, store64
+from mmu.shadow.compiled import fault, hit
 
 # Byte offsets in a state block.
 COUNTER = 0  # instructions of this slice, by the blocks that were begun
@@ -33,9 +33,30 @@ BYTES = 64  # code bytes not yet counted, 0 to 3
 FILLS_LEFT = 72  # fills until Python is to look at the TLB's size
 STOPPED = 80  # 1: LIMIT was reached
 TR_BASE = 88  # another base in TR: Python looks whether a task switch is under way
-STATE_BYTES = 96
+EVENTS = 96  # 0: Python serves every event and refuses every fill
+PYTHON_INTERRUPT = 104  # the hooks that do what compiled ones do not
+PYTHON_SYSCALL = 112
+REFUSED = 120  # of a fill that compiled code refused: 1 + the error code; else 0
+REFUSED_GVA = 128
+EXCEPTION_INDEX = 136  # address of CPUState.exception_index
+EXIT_REQUEST = 144  # address of CPUState.exit_request
+INVALID = 152  # address of uc_struct.invalid_addr; invalid_error is behind it
+READ_REGISTER = 160  # uc_reg_read
+BOX = 168  # where that writes
+RAM = 176  # slots of RAM: first and end (gpa), host address less gpa
+RAM_SLOTS = 4
+NOTED = 272  # how many events were noted since Python last looked
+RING = 280  # the last of them: vector | source << 8, error code, CR2, CS, RIP, instruction
+RING_ENTRIES = 8
+RING_ENTRY = 48
+BASE = RING + RING_ENTRIES * RING_ENTRY  # instructions executed when COUNTER was 0
+STATE_BYTES = BASE + 8
+
+PAGE_FAULT = 0x1000
+"""Our own exception index: a fill was refused."""
 
 _HFLAGS = H.HFLAGS_D * 4
+_RIP = H.RIP_Q * 8
 _CR3 = (H.CR_Q + 3) * 8
 _GDT = H.GDT_D * 4
 _LDT = H.LDT_D * 4
@@ -83,7 +104,76 @@ def fill(uc: int, gva: int, kind: int, entry: int, state: int) -> int:
             store64(entry + 8, answer & 7)
             store64(state + FILLS_LEFT, left - 1)
             return 1
+        if refuse(state, gva, kind - 16, user) != 0:
+            return 0
     return call_fill(load64(state + PYTHON_FILL), uc, gva, kind, entry, state)
+
+
+def refuse(state: int, gva: int, kind: int, user: int) -> int:
+    """Return 1 if a miss is the guest's own page fault, which the interrupt hook will be called
+    for, or 0 if Python must decide."""
+    if load64(state + EVENTS) == 0 or kind == 2:
+        return 0
+    if user == 1 and is_plain(state) == 0:
+        return 0
+    code = fault(load64(state + HIT_BLOCK), gva, kind, user)
+    if code == 0:
+        return 0
+    store64(state + REFUSED, code)
+    store64(state + REFUSED_GVA, gva)
+    store32(load64(state + EXCEPTION_INDEX), PAGE_FAULT)
+    return 1
+
+
+def is_plain(state: int) -> int:
+    """Return 1 if the 64-bit instruction at RIP makes no access but as the program that it is part
+    of: no descriptor is loaded, no gate passed, no port used (SDM 3A 4.6.1)."""
+    env = load64(state + ENV)
+    rip = load64(env + _RIP)
+    if load32(env + _HFLAGS) & _CS64 == 0 or rip & 0xFFF > 0xFF0:
+        return 0
+    at = reach(state, rip, 0, 1)
+    if at == 0:
+        return 0
+    last = at + 12
+    while at < last:
+        byte = load8(at)
+        # Prefixes: operand and address size, REP, LOCK, segments, REX.
+        legacy = byte & 0xFE == 0x66 or byte & 0xFE == 0xF2 or byte == 0xF0
+        segment = byte & 0xE7 == 0x26 or byte & 0xFE == 0x64
+        if legacy or segment or byte & 0xF0 == 0x40:
+            at += 1
+            continue
+        if byte == 0x0F:
+            byte = load8(at + 1)
+            extends = byte & 0xF6 == 0xB6  # MOVZX, MOVSX
+            vector = byte & 0xF8 == 0x10 or byte & 0xF8 == 0x28 or byte & 0xFE == 0x6E
+            return 1 if extends or vector or byte == 0x7F or byte & 0xF0 == 0x40 else 0
+        if byte == 0xFF:
+            form = (load8(at + 1) >> 3) & 7
+            return 0 if form == 3 or form == 5 else 1  # far CALL and JMP
+        arithmetic = (byte < 0x40 and byte & 7 < 4) or byte & 0xFC == 0x80
+        moves = byte & 0xFC == 0x88 or byte & 0xFE == 0xC6 or byte & 0xF0 == 0x50 or byte == 0x63
+        others = byte & 0xFC == 0x84 or byte & 0xFE == 0xF6 or byte & 0xFC == 0xD0
+        strings = byte & 0xFC == 0xA4 or byte & 0xFE == 0xAA or byte & 0xFC == 0xAC
+        calls = byte == 0xE8 or byte & 0xFE == 0xC2
+        return 1 if arithmetic or moves or others or strings or calls else 0
+    return 0
+
+
+def reach(state: int, gva: int, kind: int, user: int) -> int:
+    """Return the host address of guest memory that may be read (``kind`` 0) or written (1) without
+    telling anybody, or 0."""
+    answer = hit(load64(state + HIT_BLOCK), gva, kind, user)
+    if answer == 0 or answer & 8 != 0:
+        return 0
+    gpa = (answer & 0x000F_FFFF_FFFF_F000) | (gva & 0xFFF)
+    at = state + RAM
+    while at < state + NOTED:
+        if load64(at) <= gpa and gpa < load64(at + 8):
+            return gpa + load64(at + 16)
+        at += 24
+    return 0
 
 
 def count_block(uc: int, address: int, size: int, state: int) -> None:

@@ -37,8 +37,8 @@ __all__ = ["NOT_CANONICAL", "PAGE_FAULT", "SPECIAL_PAGES", "TRAP_WINDOW", "Fills
 TRAP_WINDOW = 1 << 40
 SPECIAL_PAGES = 1 << 41
 
-PAGE_FAULT = 0x1000  # our own exception indices: a refused fill
-NOT_CANONICAL = 0x1001
+PAGE_FAULT = compiled.PAGE_FAULT  # our own exception indices: a refused fill
+NOT_CANONICAL = PAGE_FAULT + 1
 
 _CODE_DROP = 1 << 63
 _CR4_SMAP = 1 << 21
@@ -47,13 +47,14 @@ _FILLS_BEFORE_GROWING = 512
 _MOST_FILLS_BETWEEN_FLUSHES = 1 << 22
 _LEFT = compiled.FILLS_LEFT // 8
 _TR_BASE = compiled.TR_BASE // 8
+_REFUSED = compiled.REFUSED // 8
 _NOTHING = NotCanonical(0)
 
 
 class Fills:
     """The TLB of one vCPU, as far as it is ours: what it is told, and when it is emptied.
 
-    `refusal` is what the last refused fill means, until somebody takes it.
+    Compiled code refuses some fills by itself; see `take_refusal`.
     """
 
     def __init__(self, cpu: Vcpu, handle: int, code: CompiledCode | None) -> None:
@@ -67,7 +68,7 @@ class Fills:
         self._regs = cpu.regs
         self._linear = cpu.linear
         self._state = cpu.state_block
-        self.refusal: PageFault | NotCanonical | None = None
+        self._refusal: PageFault | NotCanonical | None = None
         self._fills_between_flushes = _FILLS_BEFORE_GROWING
         self._fills_left = _FILLS_BEFORE_GROWING
         self._dropping = -1
@@ -235,10 +236,21 @@ class Fills:
 
     def _refuse(self, answer: PageFault | NotCanonical) -> bool:
         """Let the fill fail and the interrupt hook be called in its stead."""
-        self.refusal = answer
+        self._refusal = answer
+        self._state.words[_REFUSED] = 0
         canonical = answer.__class__ is PageFault
         self._hidden.exception_index[0] = PAGE_FAULT if canonical else NOT_CANONICAL
         return False
+
+    def take_refusal(self) -> PageFault | NotCanonical | None:
+        """Return what the last refused fill means, once; None if there was none."""
+        words = self._state.words
+        code = words[_REFUSED]
+        if code:
+            words[_REFUSED] = 0
+            return PageFault(words[compiled.REFUSED_GVA // 8], code - 1)
+        refusal, self._refusal = self._refusal, None
+        return refusal
 
     def _implicit_answer(self, gva: int, access: int, refusal: Answer) -> Answer:
         """Reconsider a user access that may be the processor's own: see `_is_implicit`."""

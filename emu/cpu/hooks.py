@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
-from emu.cpu import raw
 from emu.cpu.delivery import check_io_permission
 from emu.cpu.faults import Event, Fault
 from emu.cpu.registers import EFLAGS_VM
@@ -49,8 +49,9 @@ class Hooks:
         self._linear = cpu.linear
         self._aborted: tuple[Event, bytes] | None = None
 
-    def install(self, handle: int, keep: list[Any]) -> None:
-        """Hook the instructions; `keep` holds the callbacks as long as the engine lives."""
+    def install(self, handle: int, keep: list[Any], syscall: int | None = None) -> None:
+        """Hook the instructions; `keep` holds the callbacks as long as the engine lives. `syscall`
+        is compiled code that serves SYSCALL and calls Python for what it leaves."""
         for callback, instruction in (
             (raw.IN_CALLBACK(self._in), raw.INSN_IN),
             (raw.OUT_CALLBACK(self._out), raw.INSN_OUT),
@@ -61,7 +62,12 @@ class Hooks:
             (raw.REPLACE_CALLBACK(self._rdtscp), raw.INSN_RDTSCP),
         ):
             keep.append(callback)
-            raw.add_hook(handle, raw.HOOK_INSN, callback, instruction)
+            if instruction == raw.INSN_SYSCALL and syscall is not None:
+                state = self._cpu.state_block
+                state.words[compiled.PYTHON_SYSCALL // 8] = raw.address_of(callback)
+                raw.add_hook(handle, raw.HOOK_INSN, syscall, instruction, state.address)
+            else:
+                raw.add_hook(handle, raw.HOOK_INSN, callback, instruction)
 
     @property
     def is_aborting(self) -> bool:

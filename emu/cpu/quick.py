@@ -35,7 +35,7 @@ from emu.cpu.registers import (
 )
 from mmu.arch import ACCESS_IMPLICIT, ACCESS_WRITE
 
-__all__ = ["QuickDelivery"]
+__all__ = ["CODE_BITS", "KERNEL_CODE", "QuickDelivery"]
 
 _FRAME = struct.Struct("<5Q")
 _FRAME_WITH_CODE = struct.Struct("<6Q")
@@ -49,8 +49,8 @@ _EFER_LMA = 1 << 10
 _CLEARED = EFLAGS_TF | EFLAGS_NT | EFLAGS_RF | EFLAGS_VM
 _KEPT_HFLAGS = ~(H.HF_CPL | H.HF_INHIBIT_IRQ | H.HF_SS32 | H.HF_ADDSEG)
 _CODE64 = H.HF_CS32 | H.HF_CS64
-_KERNEL_CODE = DESC_P | DESC_S | DESC_CODE | DESC_A | DESC_L
-_DESCRIPTOR_BITS = _KERNEL_CODE | DESC_B | DESC_C | 3 << DESC_DPL_SHIFT
+KERNEL_CODE = DESC_P | DESC_S | DESC_CODE | DESC_A | DESC_L
+CODE_BITS = KERNEL_CODE | DESC_B | DESC_C | 3 << DESC_DPL_SHIFT
 
 
 @lru_cache(maxsize=512)
@@ -71,7 +71,7 @@ def _code(word: int) -> tuple[int, int]:
     """Return (limit, flags) of a present, accessed, non-conforming 64-bit code segment of DPL 0;
     zeros for every other descriptor."""
     flags = word >> 32
-    if flags & _DESCRIPTOR_BITS != _KERNEL_CODE:
+    if flags & CODE_BITS != KERNEL_CODE:
         return 0, 0
     limit = word & 0xFFFF | flags & 0xF_0000
     return (limit << 12 | 0xFFF if flags & DESC_G else limit), flags

@@ -67,6 +67,7 @@ SYSCALL_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64)
 REPLACE_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, _u64, _u64)
 BLOCK_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64, _u32, _u64)
 STOP_FUNCTION = ctypes.CFUNCTYPE(ctypes.c_int, _u64)
+READ_FUNCTION = ctypes.CFUNCTYPE(ctypes.c_int, _u64, ctypes.c_int, _u64)
 MMIO_READ_CALLBACK = ctypes.CFUNCTYPE(_u64, _u64, _u64, ctypes.c_uint, _u64)
 MMIO_WRITE_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64, ctypes.c_uint, _u64, _u64)
 
@@ -167,9 +168,19 @@ def stop_address() -> int:
     return ctypes.cast(_lib.uc_emu_stop, _ptr).value or 0
 
 
+def read_address() -> int:
+    """Return where `uc_reg_read` is, for compiled code."""
+    return ctypes.cast(_lib.uc_reg_read, _ptr).value or 0
+
+
 def address_of(callback: Any) -> int:
     """Return the address of a callback object, which the caller keeps."""
     return ctypes.cast(callback, _ptr).value or 0
+
+
+def address_of_view(view: memoryview) -> int:
+    """Return where the bytes of a writable view are."""
+    return ctypes.addressof(ctypes.c_uint8.from_buffer(view.cast("B")))
 
 
 def reg_read(handle: int, register: int) -> int:

@@ -31,12 +31,12 @@ from emu.cpu.registers import (
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
 
-__all__ = ["syscall", "sysenter"]
+__all__ = ["CODE64", "DATA32", "syscall", "sysenter"]
 
 _CODE = DESC_G | DESC_P | DESC_S | DESC_CODE | DESC_W | DESC_A
-_CODE64 = _CODE | DESC_L
+CODE64 = _CODE | DESC_L
 _CODE32 = _CODE | DESC_B
-_DATA32 = DESC_G | DESC_B | DESC_P | DESC_S | DESC_W | DESC_A
+DATA32 = DESC_G | DESC_B | DESC_P | DESC_S | DESC_W | DESC_A
 _LIMIT = 0xFFFF_FFFF
 _MASK64 = (1 << 64) - 1
 
@@ -73,8 +73,8 @@ def syscall(cpu: Vcpu) -> None:
     else:
         flags &= ~(EFLAGS_IF | EFLAGS_VM)
         target = q[H.STAR_Q] & _LIMIT
-    regs.set_segment(SS, selector + 8, 0, _LIMIT, _DATA32)
-    regs.set_segment(CS, selector, 0, _LIMIT, _CODE64 if hflags & H.HF_LMA else _CODE32)
+    regs.set_segment(SS, selector + 8, 0, _LIMIT, DATA32)
+    regs.set_segment(CS, selector, 0, _LIMIT, CODE64 if hflags & H.HF_LMA else _CODE32)
     regs.rflags = flags & ~EFLAGS_RF
     q[H.RIP_Q] = target - length & _MASK64
 
@@ -91,8 +91,8 @@ def sysenter(cpu: Vcpu) -> None:
     # Only VM and IF change. The arithmetic flags stay in whatever form the engine has them.
     d[H.EFLAGS_D] &= ~(EFLAGS_VM | EFLAGS_IF | EFLAGS_RF)
     long_mode = d[H.HFLAGS_D] & H.HF_LMA
-    regs.set_segment(SS, selector + 8, 0, _LIMIT, _DATA32)
-    regs.set_segment(CS, selector, 0, _LIMIT, _CODE64 if long_mode else _CODE32)
+    regs.set_segment(SS, selector + 8, 0, _LIMIT, DATA32)
+    regs.set_segment(CS, selector, 0, _LIMIT, CODE64 if long_mode else _CODE32)
     mask = _MASK64 if long_mode else _LIMIT
     q[4] = q[H.SYSENTER_ESP_Q] & mask
     q[H.RIP_Q] = (q[H.SYSENTER_EIP_Q] & mask) - length & _MASK64

@@ -45,7 +45,8 @@ FRAME_BITS = 104  # the bits of an entry that are an address
 FRAMES = 112  # how many frames the arrays below have
 STATES = 120  # address of a byte a frame: FRAME_*
 SLOTS = 128  # address of the reverse map's array
-TESTS = 136  # (mask, want) for read, write, fetch; supervisor, then user
+FAULTS = 136  # counts the guest's faults found
+TESTS = 144  # (mask, want) for read, write, fetch; supervisor, then user
 BLOCK_BYTES = TESTS + 6 * 16
 
 # A frame's state.
@@ -219,6 +220,47 @@ def refill(block: int, place: int, gva: int, kind: int, mask: int, want: int) ->
     return spte
 
 
+def fault(block: int, gva: int, kind: int, user: int) -> int:
+    """Return 1 + the error code if the guest's leaf entry, and it alone, denies a read or write,
+    or 0 if Python must decide. To be asked after :func:`hit`; changes nothing but a count.
+    """
+    if load64(block + BLOCKED) != 0:
+        return 0
+    gva &= load64(block + GVA_MASK)
+    top = gva >> load64(block + CANONICAL)
+    if top != 0 and top != -1:
+        return 0
+    words = load64(block + WORDS)
+    place = load64(block + ROOT)
+    shift = load64(block + TOP_SHIFT)
+    while shift != 12:
+        spte = load64(words + ((place + ((gva >> shift) & 511)) << 3))
+        if spte & 0x81 != 1:
+            return 0
+        place = (spte & _FRAME) >> 3
+        shift -= 9
+    about_at = load64(block + NOTES) + ((place >> 9) << 5)
+    about = load64(about_at)
+    if about & NOTE_IS_TABLE == 0:
+        return 0
+    table = load64(about_at + 8)
+    if about & NOTE_WIDE != 0:
+        gpte = load64(table + (((gva >> 12) & 511) << 3))
+    else:
+        gpte = load32(table + (((gva >> 12) & 1023) << 2))
+    code = 1 + (2 if kind == 1 else 0) + 4 * user
+    if gpte & 1 != 0:
+        # What a supervisor may not, depends on CR0.WP and SMAP.
+        rights = (about >> NOTE_ACCESS_SHIFT) & gpte
+        if user == 0 or gpte & load64(block + RESERVED) != 0:
+            return 0
+        if rights & 4 != 0 and (kind == 0 or rights & 2 != 0):
+            return 0
+        code += 1
+    store64(block + FAULTS, load64(block + FAULTS) + 1)
+    return code
+
+
 class Block:
     """One vCPU's block, kept up to date by the shadow MMU."""
 
@@ -236,6 +278,11 @@ class Block:
     def refills(self) -> int:
         """How many of them needed a new leaf."""
         return self.words[REFILLS // 8]
+
+    @property
+    def faults(self) -> int:
+        """How many page faults of the guest's :func:`fault` has found."""
+        return self.words[FAULTS // 8]
 
     def set_root(self, root: int) -> None:
         """Let the walk start at another place."""
