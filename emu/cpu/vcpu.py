@@ -144,9 +144,8 @@ class Vcpu:
         self.ports = ports
         self.now = now
         self.interrupts: InterruptSource | None = None
-        self.on_event: Callable[[PastEvent], None] | None = None
-        """Called with every event that is delivered: `-d int`."""
-        self.recent: deque[PastEvent] = deque(maxlen=8)
+        self._on_event: Callable[[PastEvent], None] | None = None
+        self._recent: deque[PastEvent] = deque(maxlen=compiled.RING_ENTRIES)
         self.halted = False
         self.shut_down = False
         self.executed = 0
@@ -169,6 +168,7 @@ class Vcpu:
         self.intercepts = Intercepts(self)
         self._code = code
         self._counts_blocks = count_blocks and code is not None
+        self._serves_events = self._counts_blocks and hasattr(mmu, "block")
         # The instruction counter of a slice and its limit: the engine's own, or the compiled one.
         self._clock = (
             self.state_block.words[0:2]
@@ -223,6 +223,16 @@ class Vcpu:
             if gpa not in self._slots:
                 raw.map_memory(self._handle, gpa, slot.size, raw.PROT_ALL, slot.host)
                 self._slots[gpa] = slot
+        # The largest pieces of RAM are what compiled code looks at.
+        ram = sorted((s for s in wanted.values() if s.kind == "ram"), key=lambda s: -s.size)
+        words = self.state_block.words[compiled.RAM // 8 : compiled.NOTED // 8]
+        for number in range(compiled.RAM_SLOTS):
+            gpa, end, host = 0, 0, 0
+            if number < len(ram):
+                gpa, end, host = ram[number].gpa, ram[number].end, ram[number].host
+            words[3 * number] = gpa
+            words[3 * number + 1] = end
+            words[3 * number + 2] = host - gpa & (1 << 64) - 1
 
     def close(self) -> None:
         """Free the engine; nothing of this object may be used any more."""
@@ -252,8 +262,30 @@ class Vcpu:
             raw.add_hook(handle, raw.HOOK_BLOCK, self._code.count_block, data=state.address)
         interrupt = raw.INTR_CALLBACK(self._intr)
         keep.append(interrupt)
-        raw.add_hook(handle, raw.HOOK_INTR, interrupt)
-        self.hooks.install(handle, keep)
+        if self._serves_events:
+            self._show_compiled_code(raw.address_of(interrupt))
+            assert self._code is not None
+            shared = self.state_block.address
+            raw.add_hook(handle, raw.HOOK_INTR, self._code.interrupt, data=shared)
+            self.hooks.install(handle, keep, self._code.syscall)
+        else:
+            raw.add_hook(handle, raw.HOOK_INTR, interrupt)
+            self.hooks.install(handle, keep)
+
+    def _show_compiled_code(self, interrupt: int) -> None:
+        """Tell compiled code where everything is that serving events takes."""
+        words, hidden = self.state_block.words, self.hidden
+        words[compiled.PYTHON_INTERRUPT // 8] = interrupt
+        words[compiled.EXCEPTION_INDEX // 8] = raw.address_of_view(hidden.exception_index)
+        words[compiled.EXIT_REQUEST // 8] = raw.address_of_view(hidden.exit_request)
+        words[compiled.INVALID // 8] = raw.address_of_view(hidden.invalid_error) - 8
+        words[compiled.READ_REGISTER // 8] = raw.read_address()
+        self._choose_who_serves_events()
+
+    def _choose_who_serves_events(self) -> None:
+        """Let compiled code serve what it can, unless somebody wants to see every event."""
+        usual = self._serves_events and self._on_event is None and not self._stepping
+        self.state_block.words[compiled.EVENTS // 8] = usual
 
     # --- State --------------------------------------------------------------------------------
 
@@ -297,9 +329,11 @@ class Vcpu:
             raw.reg_write(self._handle, register, value)
         self.hidden.cpu[self.hidden.interrupt_request] = 0
         self._stepping = False
+        self._choose_who_serves_events()
         self.halted = False
         self.shut_down = False
-        self.recent.clear()
+        self._recent.clear()
+        self.state_block.words[compiled.NOTED // 8] = 0
         self.reload_paging()
         self.intercepts.program()
 
@@ -467,7 +501,7 @@ class Vcpu:
         has been tried).
         """
         hidden = self.hidden
-        refusal, self.fills.refusal = self.fills.refusal, None
+        refusal = self.fills.take_refusal()
         if refusal is None or not self._take_back_stop():
             raise EngineError("Unicorn reports a refused fill that we know nothing of")
         gva = hidden.uc[hidden.invalid_addr]
@@ -508,6 +542,8 @@ class Vcpu:
         regs = self.regs
         cs, rip = regs.segment_selector(1), regs.rip
         instruction = self.executed + self.progress()
+        if self.state_block.words[compiled.NOTED // 8]:
+            self._collect_events()
         tried = [event]
         try:
             if not self.delivery.quickly(event):
@@ -518,9 +554,39 @@ class Vcpu:
             self._stop(Exit.SHUTDOWN)
         for one in tried:
             past = PastEvent(one, cs, rip, instruction)
-            self.recent.append(past)
-            if self.on_event is not None:
-                self.on_event(past)
+            self._recent.append(past)
+            if self._on_event is not None:
+                self._on_event(past)
+
+    @property
+    def on_event(self) -> Callable[[PastEvent], None] | None:
+        """Called with every event that is delivered: `-d int`."""
+        return self._on_event
+
+    @on_event.setter
+    def on_event(self, value: Callable[[PastEvent], None] | None) -> None:
+        self._on_event = value
+        self._choose_who_serves_events()
+
+    @property
+    def recent(self) -> list[PastEvent]:
+        """The last few events, the newest last."""
+        self._collect_events()
+        return list(self._recent)
+
+    def _collect_events(self) -> None:
+        """Take over what compiled code has noted."""
+        words = self.state_block.words
+        count, words[compiled.NOTED // 8] = words[compiled.NOTED // 8], 0
+        for number in range(max(count - compiled.RING_ENTRIES, 0), count):
+            at = (compiled.RING + number % compiled.RING_ENTRIES * compiled.RING_ENTRY) // 8
+            what, code, cr2, cs, rip, instruction = words[at : at + 6]
+            source = Source(what >> 8 & 0xFF)
+            if source is Source.SOFTWARE:
+                event = Event(what & 0xFF, source, start=rip - 2)
+            else:
+                event = Event(what & 0xFF, source, code, cr2)
+            self._recent.append(PastEvent(event, cs, rip, instruction))
 
     def _tick(self) -> None:
         """Count an event as an instruction: a loop of events alone must end with the budget."""
@@ -641,6 +707,7 @@ class Vcpu:
         """
         d, regs = self.hidden.d, self.regs
         self._stepping = True
+        self._choose_who_serves_events()
         self._step_tf = d[H.EFLAGS_D] & EFLAGS_TF
         self._step_dr6 = regs.dr6
         d[H.EFLAGS_D] |= EFLAGS_TF
@@ -650,6 +717,7 @@ class Vcpu:
     def _end_step(self, number: int) -> bool:
         """Undo `begin_step`, whatever came; returns True if it was the trap we asked for."""
         self._stepping = False
+        self._choose_who_serves_events()
         if self._nmi_waits:
             self._nmi_waits = False
             self.request(H.INTERRUPT_NMI)
@@ -752,6 +820,7 @@ class Vcpu:
         if self._counts_blocks:
             words = self.state_block.words
             words[0], words[1], words[compiled.STOPPED // 8] = 0, budget, 0
+            words[compiled.BASE // 8] = self.executed + self._done
             error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
             count, over = words[0], bool(words[compiled.STOPPED // 8])
         else:
