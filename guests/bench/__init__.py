@@ -50,7 +50,7 @@ _TABLE = (
     _guest("alu", "a loop in registers", "what translated code costs with the clock running"),
     _guest("store", "stores over 64 KiB", "whether stores take the fast path"),
     _guest("memcpy", "REP MOVSQ of 64 KiB", "the same for string instructions"),
-    _guest("chase", "dependent loads over 4 or 64 MiB", "whether the TLB grows to what is used"),
+    _guest("chase", "random loads over 4 or 64 MiB", "whether the TLB grows to what is used"),
     _guest("switch", "address spaces in turn", "MOV CR3 and the fills after it"),
     _guest("fault", "demand paging", "a guest's page fault, its entry filled in, the retry"),
     _guest("ptwrite", "entries rewritten, INVLPG", "a write to a live page table"),

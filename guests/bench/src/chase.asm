@@ -1,7 +1,7 @@
 ; SPDX-License-Identifier: GPL-2.0-or-later
-; chase: loads each of which says where the next one is, in an order without pattern to pages. A
-; ring through all lines of 64 bytes of M MiB: line i leads to line (A * i + C) mod 2**k, which
-; visits all (Hull and Dobell: C odd, A - 1 a multiple of 4).
+; chase: loads from random lines of 64 bytes among M MiB. The addresses do not depend on what was
+; loaded (a linear congruential generator makes them), so that what is measured is translation and
+; not the latency of the host's memory. Line i holds the number i.
 
 %include "bench.inc"
         org ORIGIN
@@ -13,29 +13,32 @@
 start:  BENCH
 main64: mov r8d, [m]
         shl r8d, 14                     ; lines
-        dec r8d
+        mov rdi, FRAMES
         xor ecx, ecx
-.link:  imul rax, rcx, 0x0019660d
-        add rax, 0x3c6ef35f
-        and eax, r8d
-        shl rax, 6
-        add rax, FRAMES
-        mov rdx, rcx
-        shl rdx, 6
-        mov [rdx + FRAMES], rax
+.line:  mov [rdi], rcx
+        add rdi, 64
         inc ecx
         cmp ecx, r8d
-        jbe .link
+        jb .line
+        dec r8d
+        shl r8d, 6                      ; which bits of an offset are free
         and dword [n], ~7
         mov ecx, [n]
         shr ecx, 3
         xor ebx, ebx
+        mov r9, 0x5851f42d4c957f2d      ; Knuth's constants for 64 bits
+        mov r10, 0x14057b7ef767814f
+        mov rsi, FRAMES
         BEGIN
-        mov rax, FRAMES
+        xor eax, eax
 .eight:
 %rep 8
-        mov rax, [rax]
-        add rbx, rax
+        imul rax, r9
+        add rax, r10
+        mov rdx, rax
+        shr rdx, 32
+        and edx, r8d
+        add rbx, [rsi + rdx]
 %endrep
         dec ecx
         jnz .eight
