@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Wrong on purpose: each class is the shadow MMU with one bug that a real one had, or nearly had.
+
+They show what the tests are worth: `tests/mmu/test_mutants.py` runs the cases against each and
+wants it killed, by a case of a number in ``case``. And as plug-ins (``mmu.mutants:Kvm2007``) they
+show what the bug does to a guest, and what ``lockstep:mmu.mutants:Kvm2007,uncached`` says to it.
+
+``bug`` says in a line what is wrong. ``CATALOGUE`` lists them by name.
+"""
+
+from __future__ import annotations
+
+from . import faults, keys, protection, roots, writes
+from .base import Mutant
+
+__all__ = ["CATALOGUE", "Mutant"]
+
+CATALOGUE: dict[str, type[Mutant]] = {
+    name: kind
+    for module in (keys, writes, protection, faults, roots)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, Mutant) and kind is not Mutant
+}
+"""Every mutant by name."""
+
+
+def __getattr__(name: str) -> type[Mutant]:
+    try:
+        return CATALOGUE[name]
+    except KeyError:
+        raise AttributeError(f"no mutant is called {name!r}") from None

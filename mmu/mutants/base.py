@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a mutant is: the shadow MMU and a patch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+from ..api import TlbHost
+from ..arch import (
+    Features,
+)
+from ..memory import Memory
+from ..shadow.context import ShadowContext
+from ..shadow.mmu import ShadowMmu
+
+
+def around(owner: object, name: str, wrapper: Callable[..., Any]) -> None:
+    """Call ``wrapper(original, *args)`` instead of ``owner.name(*args)``."""
+    setattr(owner, name, partial(wrapper, getattr(owner, name)))
+
+
+def instead(owner: object, name: str, function: Callable[..., Any]) -> None:
+    """Call ``function(*args)`` instead of ``owner.name(*args)``."""
+    setattr(owner, name, function)
+
+
+def _no_compiled_code(self: object) -> None:
+    raise AttributeError("block")  # it would answer without the bug
+
+
+class Mutant(ShadowMmu):
+    """The shadow MMU, to be broken by overriding a method or in :meth:`_mutate`.
+
+    ``forgotten_mode_bits`` are left out of every role, ``context_class`` makes the keys.
+    """
+
+    bug: ClassVar[str]
+    case: ClassVar[tuple[int, ...]]
+    forgotten_mode_bits: ClassVar[int] = 0
+    context_class: ClassVar[type[ShadowContext]] = ShadowContext
+    block: Any = property(_no_compiled_code)
+
+    def __init__(
+        self, memory: Memory, host: TlbHost, cpus: int, *, features: Features, pool: int
+    ) -> None:
+        super().__init__(memory, host, cpus, features=features, pool=pool)
+        self.name = type(self).__name__
+        for context in self.contexts:
+            context.__class__ = self.context_class
+        self._mutate()
+
+    def _mutate(self) -> None:
+        """Put the bug in."""
+
+    def _enter_root_page(self, context: ShadowContext) -> None:
+        context.mode &= ~self.forgotten_mode_bits
+        super()._enter_root_page(context)
+
+    def _link_known_directory(self, context: ShadowContext, quarter: int) -> None:
+        context.mode &= ~self.forgotten_mode_bits
+        super()._link_known_directory(context, quarter)
