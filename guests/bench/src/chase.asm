@@ -1,7 +1,8 @@
 ; SPDX-License-Identifier: GPL-2.0-or-later
 ; chase: loads from random lines of 64 bytes among M MiB. The addresses do not depend on what was
 ; loaded (a linear congruential generator makes them), so that what is measured is translation and
-; not the latency of the host's memory. Line i holds the number i.
+; not the latency of the host's memory. Line i holds the number i. An eighth as many loads as there
+; are lines go before the measured ones, so that a TLB that grows has grown.
 
 %include "bench.inc"
         org ORIGIN
@@ -22,16 +23,25 @@ main64: mov r8d, [m]
         jb .line
         dec r8d
         shl r8d, 6                      ; which bits of an offset are free
-        and dword [n], ~7
-        mov ecx, [n]
-        shr ecx, 3
-        xor ebx, ebx
         mov r9, 0x5851f42d4c957f2d      ; Knuth's constants for 64 bits
         mov r10, 0x14057b7ef767814f
         mov rsi, FRAMES
+        mov ecx, r8d
+        shr ecx, 6 + 3 + 3
+        xor eax, eax
+        call loads
+        and dword [n], ~7
+        mov ecx, [n]
+        shr ecx, 3
         BEGIN
         xor eax, eax
-.eight:
+        xor ebx, ebx
+        call loads
+        END
+        ANSWER "chase"
+
+; 8 * ECX loads, from generator state RAX on, added to RBX.
+loads:
 %rep 8
         imul rax, r9
         add rax, r10
@@ -41,7 +51,6 @@ main64: mov r8d, [m]
         add rbx, [rsi + rdx]
 %endrep
         dec ecx
-        jnz .eight
-        END
-        ANSWER "chase"
+        jnz loads
+        ret
         BENCH_CODE
