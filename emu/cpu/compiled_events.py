@@ -167,8 +167,9 @@ def deliver(uc: int, state: int, vector: int, source: int, has_code: int, code: 
         if host == 0:
             return 0
         pointer = load64(host)
-    pointer = (pointer & -16) - (48 if has_code != 0 else 40)
-    if pointer & 0xFFF > 0x1000 - 48:
+    size = 48 if has_code != 0 else 40
+    pointer = (pointer & -16) - size
+    if pointer & 0xFFF > 0x1000 - size:
         return 0
     host = reach(state, pointer, 1, 0)
     if host == 0:

@@ -208,6 +208,20 @@ def touches_descriptors(code: bytes, bits: int) -> bool:
     return opcode in _LOADS_SEGMENT or opcode in _PORTS
 
 
+def operand_bytes(code: bytes, bits: int) -> int:
+    """Return the size of the memory operand of an instruction that `touches_descriptors`: a
+    selector, a far pointer, or what goes through a port."""
+    at = length_of_prefixes(code, bits)
+    prefixes, code = code[:at], code[at:].ljust(2, b"\0")
+    if code[0] == 0x8E or (code[0] == 0x0F and code[1] in b"\x00\x02\x03"):
+        return 2
+    if code[0] in _PORTS:
+        return 4
+    if bits == 64 and prefixes and prefixes[-1] & 0xF8 == 0x48:
+        return 10
+    return 6 if (b"\x66" in prefixes) == (bits == 16) else 4
+
+
 def stack_bytes(code: bytes, bits: int) -> tuple[int, int]:
     """Return what an instruction that `touches_descriptors` may access of its own stack, as two
     offsets to the stack pointer; (0, 0) for nothing."""

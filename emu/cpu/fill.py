@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
-from emu.cpu.decode import length_of_prefixes, stack_bytes, touches_descriptors
+from emu.cpu.decode import length_of_prefixes, operand_bytes, stack_bytes, touches_descriptors
 from emu.cpu.decode import memory_operand_address as operand_address
 from emu.cpu.registers import EFLAGS_AC, TR
 from mmu.api import FRAME_MASK, MAP_TRAP, Answer, NotCanonical, PageFault, PagingRegisters
@@ -272,8 +272,10 @@ class Fills:
             return False
         page = gva >> 12
         operand = operand_address(code, cpu)
-        if operand is not None and operand >> 12 <= page <= operand + 9 >> 12:
-            return False
+        if operand is not None:
+            end = operand + operand_bytes(code, cpu.bits)
+            if operand >> 12 <= page <= end - 1 >> 12:
+                return False
         below, above = stack_bytes(code, cpu.bits)
         pointer = self._regs.linear_rsp if below != above else 0
         return below == above or not pointer + below >> 12 <= page <= pointer + above - 1 >> 12

@@ -2,8 +2,8 @@
 """A random program as a multiboot image: the same bytes for every MMU, and for QEMU.
 
 The image is flat, loaded by the addresses in its header at 1 MiB, and holds all tables ready made:
-what boots is a few dozen bytes. A case holds `mode`, `cr0`, `cr4`, `efer`, `tables` (physical
-address, value), `data` (the seed of what lies in the data frames), `windows`, and the slots as
+what boots is a few dozen bytes. A case holds `mode`, `cr0`, `cr4`, `efer`, `ist` (all events of a
+64-bit guest on a stack of their own), `tables` (physical address, value), `data` (the seed of what lies in the data frames), `windows`, and the slots as
 `steps`: ["code in hexadecimal", 1 if it edits tables, "a note"], or "" for an empty one.
 """
 
@@ -127,7 +127,7 @@ class _Image:
         self._call_gate(gate)
         self._tss()
         for vector in range(VECTORS):
-            self._gate(vector)
+            self._gate(vector, 1 if case.get("ist") else 0)
         for variable, base, limit in (
             (VARIABLES.GDTR, mode.immune + L.GDT, 0xFF),
             (VARIABLES.IDTR, mode.immune + L.IDT, VECTORS * (16 if mode.bits == 64 else 8) - 1),
@@ -163,13 +163,13 @@ class _Image:
             self.put(L.TSS + 4, struct.pack("<II", immune + L.ESP0_TOP, Selectors.KERNEL_DATA))
         self.put(L.TSS + 0x66, b"\x68\x00")  # no I/O permission bits
 
-    def _gate(self, vector: int) -> None:
+    def _gate(self, vector: int, ist: int) -> None:
         offset = self._mode.immune + stub_address(vector)
         access = 0xEE if vector in (3, 4) or vector >= 0x40 else 0x8E
         long = self._mode.bits == 64
         code = Selectors.KERNEL_CODE_64 if long else Selectors.KERNEL_CODE
         low, high = offset & 0xFFFF, offset >> 16 & 0xFFFF
-        gate = struct.pack("<HHBBH", low, code, 1 if long else 0, access, high)
+        gate = struct.pack("<HHBBH", low, code, ist if long else 0, access, high)
         if long:
             gate += struct.pack("<II", offset >> 32, 0)
         self.put(L.IDT + vector * len(gate), gate)

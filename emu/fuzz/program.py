@@ -50,7 +50,8 @@ def make(seed: int, number: int, options: dict[str, Any]) -> Case:
     # Only where A in upper entries is left alone can others be asked: see Entries.
     accessed = rng.random() < 0.7
     tables = Entries(rng, mode, accessed=accessed).initial(windows)
-    slots = Slots(rng, mode, bases, accessed=accessed)
+    ist = mode.bits == 64 and rng.random() < 0.4
+    slots = Slots(rng, mode, bases, accessed=accessed, ist=ist)
     steps = [slots.next() for _ in range(rng.choice((30, 60, 120, 240)))]
     mmu = options.get("mmu", "shadow")
     pool = rng.choice((6, 8, 16, 64, 4096))
@@ -68,6 +69,7 @@ def make(seed: int, number: int, options: dict[str, Any]) -> Case:
         "cr0": _PE_ET_NE_MP | (_WP if rng.random() < 0.7 else 0),
         "cr4": cr4,
         "efer": efer,
+        "ist": ist,
         "windows": bases,
         "tables": tables,
         "data": rng.getrandbits(32),

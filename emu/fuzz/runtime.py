@@ -299,7 +299,7 @@ RBP_FOR_END = 5
 
 
 class _Runtime64(_Runtime):
-    """For 64-bit slots. Every event comes on a stack of its own (IST 1)."""
+    """For 64-bit slots. Some have every event on a stack of its own (IST 1)."""
 
     def start(self) -> None:
         a, controls = self.a, self.controls

@@ -62,9 +62,16 @@ class Slots:
     """Makes slots, one after the other. `ring` is where the next one will run."""
 
     def __init__(
-        self, rng: random.Random, mode: L.Mode, windows: list[int], *, accessed: bool
+        self,
+        rng: random.Random,
+        mode: L.Mode,
+        windows: list[int],
+        *,
+        accessed: bool,
+        ist: bool = False,
     ) -> None:
-        """Make slots for a guest with these windows; `accessed` as for `Entries`."""
+        """Make slots for a guest with these windows; `accessed` as for `Entries`, `ist`: events do
+        not come on the stack of who they happen to."""
         self._rng = rng
         self._mode = mode
         self._bits = mode.bits
@@ -73,6 +80,7 @@ class Slots:
         self._operands = Operands(rng, mode, windows)
         self._edits = Edits(rng, mode, self._operands, accessed=accessed)
         self._rows = rows_for(mode.bits)
+        self._ist = ist
         self._number = 0
         self.ring = 0
         self._sorts: dict[str, Callable[[], tuple[bytes, str]]] = {
@@ -82,7 +90,7 @@ class Slots:
     def next(self) -> Slot:
         """Return a slot."""
         weights = [pair[1 if self.ring else 0] for pair in _SORTS.values()]
-        if self._bits == 64 and not self.ring:
+        if self._ist and not self.ring:
             weights[list(_SORTS).index("stack")] = 60
         while True:
             name = self._rng.choices(tuple(_SORTS), weights)[0]
