@@ -3,7 +3,8 @@
 
 The image is flat, loaded by the addresses in its header at 1 MiB, and holds all tables ready made:
 what boots is a few dozen bytes. A case holds `mode`, `cr0`, `cr4`, `efer`, `ist` (all events of a
-64-bit guest on a stack of their own), `tables` (physical address, value), `data` (the seed of what lies in the data frames), `windows`, and the slots as
+64-bit guest on a stack of their own), `tables` (physical address, value), `data` (the seed of
+what lies in the data frames), `windows`, and the slots as
 `steps`: ["code in hexadecimal", 1 if it edits tables, "a note"], or "" for an empty one.
 """
 
