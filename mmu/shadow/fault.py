@@ -307,6 +307,8 @@ class Faults:
                 cache.unlink(place)
             cache.link(place, page)
             place = page.base + (gva >> 3 + 9 * level & 511)
+        if level == 2 and self.words[place] & (SPTE_PRESENT | SPTE_LARGE) == SPTE_PRESENT:
+            cache.unlink(place)  # the page was found with small pages below, and may be large now
         return place, level
 
     def _descend(self, context: ShadowContext, found: Walk, direct_rights: int) -> tuple[int, int]:

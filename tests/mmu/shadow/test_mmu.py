@@ -129,6 +129,35 @@ def test_a_large_page_of_plain_ram_costs_one_fault(mode):
     assert taken() == (0, 0)
 
 
+@pytest.mark.parametrize("mode", PAGED)
+def test_a_directory_found_again_may_have_small_pages_where_a_large_one_can_be_now(mode):
+    """The table that stood among its frames is gone, and so is the path that led there."""
+    rig, tables = started(mode)
+    large, leaf = 0x40800000, 0x804000
+    tables.map(large, 0x800000, HOT, level=2)
+    rig.memory.write(leaf, 8, 0x5000 | HOT, "loader")
+    tables.set(0x40000000, 2, leaf | USER_RW)
+    rig.enter(tables)
+    rig.may(0x40000000)
+    rig.may(large + 0x1000, WRITE)
+    assert len(list(rig.mmu.cache.rmap_large.items())) == 0
+    rig.edit(tables.gpa_of_entry(0x40000000, 2), tables.entry_bytes, 0)
+    cache = rig.mmu.cache
+    for page in list(rig.mmu.pool):
+        if page.gfn == leaf >> 12 and not page.direct:
+            cache.zap_page(page)
+    upper = [page for page in rig.mmu.pool if page.level == 3]
+    for page in upper:
+        cache.zap_page(page)
+    if not upper:
+        other = rig.tables(mode, 0x200)
+        rig.enter(other)
+        rig.enter(tables)
+    rig.settle()
+    assert rig.may(large + 0x1000, WRITE) == 0x801000
+    assert rig.may(large + 0x9000, WRITE) == 0x809000
+
+
 def test_a_large_page_is_made_small_where_policy_or_memory_says():
     for policy, frame in (("large=off", 0x800000), ("", 0xE00000), ("", 0), ("", DEVICE)):
         rig, tables = started(policy=policy)
