@@ -2,10 +2,14 @@
 """A random program as a multiboot image: the same bytes for every MMU, and for QEMU.
 
 The image is flat, loaded by the addresses in its header at 1 MiB, and holds all tables ready made:
-what boots is a few dozen bytes. A case holds `mode`, `cr0`, `cr4`, `efer`, `ist` (all events of a
-64-bit guest on a stack of their own), `tables` (physical address, value), `data` (the seed of
-what lies in the data frames), `windows`, and the slots as
-`steps`: ["code in hexadecimal", 1 if it edits tables, "a note"], or "" for an empty one.
+what boots is a few dozen bytes. A case holds
+
+    mode cr0 cr4 efer   as the program begins
+    ist                 whether all events of a 64-bit guest come on a stack of their own
+    tables              (physical address, value) of entries
+    data                the seed of what lies in the data frames
+    windows             the addresses of the windows that are mapped
+    steps               the slots: ["code in hexadecimal", 1 if it edits tables, "a note"], or ""
 """
 
 from __future__ import annotations
