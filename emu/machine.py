@@ -88,8 +88,10 @@ class Machine:
         "shadow", "uncached", "native" or "module:Class"; `shadow_pages` bounds its pool and
         `audit` checks it after every event. `format`, `address` and `entry` are for images that do
         not speak for themselves; `cpu_features` switches features by their CPUID names.
-        `jit` is "on", "off" or "auto": compiled code for TLB misses; with it `clock` "auto" counts
-        blocks by their size, and "instructions" counts instructions as without it.
+        `jit` is "on", "off" or "auto": compiled code for TLB misses. `clock` "instructions" counts
+        instructions one by one, "blocks" counts blocks by their size, which is ten times as fast
+        (and counts instructions on hosts where it cannot be done); "auto" is "blocks" with compiled
+        code and "instructions" without.
 
         Raises KernelError or UsageError with one line for a person, CalibrationError for an
         unknown Unicorn.
@@ -123,7 +125,7 @@ class Machine:
                 now=lambda: self.clock.now,
                 features=cpu_features,
                 code=code,
-                count_blocks=code is not None and clock != "instructions",
+                count_blocks=clock == "blocks" or (clock == "auto" and code is not None),
             )
             self.cpus.append(vcpu)
         for vcpu in self.cpus[1:]:

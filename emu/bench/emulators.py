@@ -180,11 +180,11 @@ def make_emulator(name: str) -> Emulator:
     if name == JIT:
         return InProcess(name, "shadow", jit="on")
     if name == PURE:
-        return InProcess(name, "shadow", jit="off")
+        return InProcess(name, "shadow", jit="off", clock="blocks")
     if name == f"{JIT}, {CACHE_OFF}":
         return InProcess(name, CACHE_OFF_PLUGIN, jit="on")
     if name == f"{PURE}, {CACHE_OFF}":
-        return InProcess(name, CACHE_OFF_PLUGIN, jit="off")
+        return InProcess(name, CACHE_OFF_PLUGIN, jit="off", clock="blocks")
     if name == "native":
         return InProcess(name, "native")
     if name == "uncached":

@@ -27,6 +27,7 @@ __all__ = [
 JIT = "shadow"
 """The column of the shadow plug-in with compiled code."""
 PURE = "shadow, jit off"
+"""The same without, under the same clock: blocks are counted, not instructions."""
 CACHE_OFF = "cache off"
 """Suffix of the columns that drop all shadow pages at every CR3 load."""
 

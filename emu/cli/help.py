@@ -52,7 +52,8 @@ how to run
   --quantum N             instructions a virtual CPU runs before the next has its turn
   --seed N                seed of whatever is random
   --jit on|off|auto       compiled code for TLB misses; auto (default): where it can be had
-  --clock KIND            how instructions are counted: auto, or instructions, one by one
+  --clock KIND            how time passes: instructions (one by one), blocks (by their size, fast),
+                          auto (default): blocks with compiled code, else instructions
   --shadow-policy P=off,..
                           switch off what the cache learnt after 2007: unsync, large, prefetch,
                           flood

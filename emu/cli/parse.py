@@ -159,7 +159,7 @@ _VALUES: dict[str, _Setter] = {
     "timeout": _attribute("timeout", parse_seconds),
     "max-insns": _attribute("max_insns", parse_positive, "--max-insns"),
     "quantum": _attribute("quantum", parse_positive),
-    "clock": _choice("clock", ("auto", "instructions")),
+    "clock": _choice("clock", ("auto", "instructions", "blocks")),
     "jit": _choice("jit", ("auto", "on", "off")),
     "shadow-policy": _attribute("shadow_policy"),
     "json": _attribute("json"),

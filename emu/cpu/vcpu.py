@@ -167,8 +167,9 @@ class Vcpu:
         self.msrs = Msrs(self)
         self.intercepts = Intercepts(self)
         self._code = code
-        self._counts_blocks = count_blocks and code is not None
-        self._serves_events = self._counts_blocks and hasattr(mmu, "block")
+        self._block_counter = self._find_block_counter() if count_blocks else None
+        self._counts_blocks = self._block_counter is not None
+        self._serves_events = self._counts_blocks and code is not None and hasattr(mmu, "block")
         # The instruction counter of a slice and its limit: the engine's own, or the compiled one.
         self._clock = (
             self.state_block.words[0:2]
@@ -256,10 +257,10 @@ class Vcpu:
             raw.use_virtual_tlb(handle)
             raw.map_mmio(handle, TRAP_WINDOW, 1 << 40, *mmio)
             self.fills.install(keep)
-        if self._code is not None and self._counts_blocks:
+        if self._block_counter is not None:
             state = self.state_block
             state.words[compiled.STOP // 8] = raw.stop_address()
-            raw.add_hook(handle, raw.HOOK_BLOCK, self._code.count_block, data=state.address)
+            raw.add_hook(handle, raw.HOOK_BLOCK, self._block_counter, data=state.address)
         interrupt = raw.INTR_CALLBACK(self._intr)
         keep.append(interrupt)
         if self._serves_events:
@@ -271,6 +272,15 @@ class Vcpu:
         else:
             raw.add_hook(handle, raw.HOOK_INTR, interrupt)
             self.hooks.install(handle, keep)
+
+    def _find_block_counter(self) -> int | None:
+        """Return the address of `count_block` as machine code: ours, or else the compiled one."""
+        from emu.cpu import blockclock
+
+        counter = blockclock.block_counter()
+        if counter is None and self._code is not None:
+            counter = self._code.count_block
+        return counter
 
     def _show_compiled_code(self, interrupt: int) -> None:
         """Tell compiled code where everything is that serving events takes."""
