@@ -11,6 +11,7 @@ import pytest
 from emu.board import BoardOptions
 from emu.boot import Boot
 from emu.cpu import raw
+from emu.devices.disk import Disk
 from emu.errors import KernelError, UsageError
 from emu.machine import Machine
 from emu.outcome import Kind
@@ -99,6 +100,33 @@ def test_debug_exit_and_power_off() -> None:
         assert (outcome.kind, outcome.guest_code, outcome.exit_code) == (Kind.GUEST_EXIT, 5, 11)
     with machine("66ba0406 66b80020 66ef ebfe") as m:  # mov dx,0x604; mov ax,0x2000; out dx,ax
         assert m.run(timeout=20).kind is Kind.POWER_OFF
+
+
+# Sector 2 of the first disk by REP OUTSW, from 0x100100, and nothing read afterwards.
+WRITE_SECTOR = (
+    "66baf201 b001ee 42b002ee 42b000ee 42ee 42b0e0ee 42b030ee"
+    "66baf001 be00011000 b900010000 fc f3666f"
+)
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        pytest.param("b010 e6f4", Kind.GUEST_EXIT, id="debug exit"),
+        pytest.param("66ba0406 66b80020 66ef", Kind.POWER_OFF, id="power-off"),
+        pytest.param("66baf701 b0e7ee b010 e6f4", Kind.GUEST_EXIT, id="flush cache and exit"),
+        pytest.param("faf4", Kind.IDLE, id="halted for good"),
+    ],
+)
+def test_what_is_written_to_a_disk_is_in_its_image_however_the_run_ends(
+    tmp_path, ending: str, kind: Kind
+) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(8 * 512))
+    code = bytes.fromhex(WRITE_SECTOR + ending + "ebfe").ljust(0x100, b"\0") + b"kernel! " * 64
+    with Machine(code, board=BoardOptions(disks={0: Disk(path)}), **FLAT) as m:
+        assert m.run(timeout=20).kind is kind
+    assert path.read_bytes() == bytes(1024) + b"kernel! " * 64 + bytes(5 * 512)
 
 
 def test_halt_with_interrupts_off_is_idle() -> None:
