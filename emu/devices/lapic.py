@@ -319,11 +319,11 @@ class LocalApic:
         value &= L.LVT_BITS[index]
         if not self.state.svr & L.SVR_ENABLE:
             value |= L.LVT_MASKED
+        if index == L.LVT_TIMER:
+            self.timer.set_entry(value)  # first: what is due still has the old vector
         remote_irr = lvt[index] & L.LVT_REMOTE_IRR if value & L.LVT_LEVEL else 0
         lvt[index] = value | remote_irr
-        if index == L.LVT_TIMER:
-            self.timer.set_entry(value)
-        elif index in (L.LVT_LINT0, L.LVT_LINT1):
+        if index in (L.LVT_LINT0, L.LVT_LINT1):
             if value & L.LVT_LEVEL and value >> L.LVT_MODE_SHIFT & 7 == DeliveryMode.FIXED:
                 self._drive_level(index - L.LVT_LINT0)
             self._update()

@@ -523,6 +523,40 @@ class TestTimer:
         clock.run_for(100)
         assert board.rdmsr(DEADLINE) == 0
 
+    @pytest.mark.parametrize(
+        ("entry", "later"),
+        [(0x40, 0), (0x20040, 1), (0x40040, 0)],
+        ids=["one-shot", "periodic", "deadline"],
+    )
+    def test_what_expired_masked_is_lost_at_the_unmasking(self, board, clock, entry, later):
+        board.w(DIVIDE, 0xB)
+        board.w(LVT_TIMER, MASKED | entry)
+        if entry == 0x40040:
+            board.wrmsr(DEADLINE, 1000)
+        else:
+            board.w(INITIAL, 1000)
+        clock.run_for(1500)
+        board.w(LVT_TIMER, entry)
+        assert self.count_interrupts(board, 499) == 0
+        assert self.count_interrupts(board, 1) == later
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda board: board.w(LVT_TIMER, MASKED | 0x41),
+            lambda board: board.w(INITIAL, 0),
+            lambda board: board.w(DIVIDE, 0x3),
+        ],
+        ids=["mask", "stop", "divide"],
+    )
+    def test_a_write_at_the_moment_of_expiry_loses_nothing(self, board, clock, write):
+        board.w(DIVIDE, 0xB)
+        board.w(LVT_TIMER, 0x40)
+        board.w(INITIAL, 1000)
+        clock.progress = lambda: 1000  # the slice has got there, the event has yet to be called
+        write(board)
+        assert board.take() == 0x40
+
     @pytest.mark.parametrize("mode", [0, 0x20000])
     def test_leaving_deadline_mode_disarms(self, board, mode):
         board.w(LVT_TIMER, 0x40040)
