@@ -206,6 +206,11 @@ class Board:
 
         return drive
 
+    def has_unmaskable_route(self) -> bool:
+        """Return whether a device's interrupt could reach a processor as an NMI or INIT: by the I/O
+        APIC, or by the 8259s through LINT0. (LINT1 is wired to nothing.)"""
+        return self.ioapic.is_unmaskable or any(apic.is_unmaskable for apic in self.local_apics)
+
     def _add_power(self, stop: Stop) -> None:
         self.power = AcpiPm(self.clock, self.irq(9), stop)
         self.ports.add(PM_BASE, PM_BASE + PM_SIZE - 1, self.power, width=4)

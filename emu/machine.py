@@ -143,6 +143,7 @@ class Machine:
             reset=self._guest_reset,
             options=options,
         )
+        self.scheduler.is_unmaskable = self.board.has_unmaskable_route
         self.boot: Boot | None = None
         try:
             self._load(image, name, append, modules, format, address, entry, warn)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from emu.clock import NS_PER_INSN, Clock
 from emu.cpu.vcpu import Exit, Vcpu
@@ -41,6 +41,9 @@ class Scheduler:
         self._ending: tuple[Kind, int | None] | None = None
         self.current: Vcpu = cpus[0]
         """The vCPU that runs now, or ran last."""
+        self.is_unmaskable: Callable[[], bool] = lambda: False
+        """Whether a chip's interrupt could come as an NMI or INIT, which IF does not hold back; set
+        by the machine."""
         clock.progress = self._progress
         clock.on_earlier = self._cut
 
@@ -159,7 +162,8 @@ class Scheduler:
     def _sleep(self) -> tuple[Kind, int | None] | None:
         """All are halted: go on at the next event, or end if none can wake anybody."""
         when = self._clock.next_event
-        if when is None or not any(cpu.listens for cpu in self._cpus):
+        heard = any(cpu.listens for cpu in self._cpus) or self.is_unmaskable()
+        if when is None or not heard:
             return Kind.IDLE, None
         self._credit = 0
         self._clock.run_due(max(when, self._clock.now))

@@ -18,6 +18,7 @@ from emu.devices import lapic_state as L
 from emu.devices.apic_bus import (
     BROADCAST_8,
     BROADCAST_32,
+    UNMASKABLE,
     ApicBus,
     DeliveryMode,
     Message,
@@ -236,6 +237,13 @@ class LocalApic:
             state.errors |= L.RECEIVED_ILLEGAL_VECTOR
 
     # Local interrupts (10.5).
+
+    @property
+    def is_unmaskable(self) -> bool:
+        """Whether LINT0 passes on as NMI or INIT, which IF does not hold back."""
+        entry = self.state.lvt[L.LVT_LINT0]
+        mode = entry >> L.LVT_MODE_SHIFT & 7
+        return self.enabled and not entry & L.LVT_MASKED and mode in UNMASKABLE
 
     def lint(self, number: int) -> IrqLine:
         """Return the pin LINT0 or LINT1."""

@@ -135,6 +135,35 @@ def test_halt_with_interrupts_off_is_idle() -> None:
         assert (outcome.kind, outcome.exit_code) == (Kind.IDLE, 0)
 
 
+IO_APIC, LOCAL_APIC = 0xFEC0_0000, 0xFEE0_0000
+
+
+@pytest.mark.parametrize(
+    ("writes", "kind"),
+    [
+        pytest.param([(IO_APIC, 0x14), (IO_APIC + 16, 0x400)], Kind.GUEST_EXIT, id="I/O APIC"),
+        pytest.param([(LOCAL_APIC + 0x350, 0x400)], Kind.GUEST_EXIT, id="LINT0"),
+        pytest.param([(IO_APIC, 0x14), (IO_APIC + 16, 0x1_0400)], Kind.IDLE, id="masked"),
+        pytest.param([(IO_APIC, 0x14), (IO_APIC + 16, 0x30)], Kind.IDLE, id="not an NMI"),
+    ],
+)
+def test_a_timer_as_nmi_ends_a_halt_with_interrupts_off(writes, kind: Kind) -> None:
+    # lgdt; lidt; mov esp,0x300000; mov al,0xfe; out 0x21,al; cli; hlt, and the handler at 0x100030
+    idtr = b"\xff\x07" + (0x11_0000).to_bytes(4, "little")
+    gdtr = b"\x17\x00" + (0x10_0060).to_bytes(4, "little")
+    gdt = bytes(8) + bytes.fromhex("ffff0000009bcf00 ffff00000093cf00")
+    code = bytes.fromhex("0f0115 50001000 0f011d 40001000 bc00003000 b0fe e621 fa f4 ebfe")
+    nmi = bytes.fromhex("b010 e6f4 f4")
+    image = code.ljust(0x30, b"\x90") + nmi.ljust(0x10, b"\x90")
+    image += idtr.ljust(0x10, b"\0") + gdtr.ljust(0x10, b"\0") + gdt
+    with Machine(image, **FLAT) as m:
+        m.phys[0x11_0010:0x11_0018] = (0x10_8E00_0008_0030).to_bytes(8, "little")
+        m.board.local_apics[0].registers.write(0xF0, 4, 0x1FF)
+        for gpa, value in writes:
+            m.guest_memory.write(gpa, 4, value, "debugger")
+        assert m.run(timeout=20).kind is kind
+
+
 def test_pit_wakes_a_halted_processor_in_virtual_time() -> None:
     # sti; hlt with the PIT as the firmware left it and an empty IDT: the tick is a triple fault.
     with machine("b0fe e621 fb f4 ebfd") as m:
