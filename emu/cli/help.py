@@ -18,7 +18,8 @@ the machine, in QEMU's spelling
   -initrd "A args,B"      multiboot modules, or the initrd of a Linux kernel
   -m SIZE                 memory: 128M (default), 1G; without a suffix MiB
   -smp N                  virtual CPUs, 1 to 16
-  -cpu MODEL,+f,-f        CPU features, as max,-smep
+  -cpu MODEL,+f,-f        CPU features, as max,-smep; there is one MODEL (-cpu help)
+  -no-hpet                no HPET; also -machine hpet=off
   -hda FILE               a disk image (also -hdb to -hdd, -fda, -fdb)
   -drive file=FILE,...    the same: index=N, snapshot=on, readonly=on, if=ide|floppy
   -snapshot               keep all writes off the disk images
@@ -26,7 +27,8 @@ the machine, in QEMU's spelling
   -rtc base=DATE          what the clock says at power-on, as 2024-01-31T12:00:00
   -device isa-debug-exit,iobase=0xf4,iosize=0x04
                           where the guest may end the run (this is the default)
-  -no-reboot              a reset ends the run
+  -action reboot=reset    start again when the guest resets the machine (shadowcorn-qemu's default)
+  -no-reboot              a reset ends the run, with exit code 8 (shadowcorn run's default)
 
 where output goes
   -serial WHERE           stdio (default), null or file:PATH; again for the next port
@@ -59,5 +61,5 @@ how to run
                           flood
 
 exit codes: (value << 1) | 1 from the guest's isa-debug-exit (always odd); 0 power-off or idle,
-2 bad usage or kernel, 4 triple fault, 6 internal error, 124 timeout
+2 bad usage or kernel, 4 triple fault, 6 internal error, 8 reset by the guest, 124 timeout
 """
