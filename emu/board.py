@@ -22,8 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
+from emu.boot.bios.rom import ROM_BASE
 from emu.boot.layout import memory_map
+from emu.boot.request import Disk as FirmwareDisk
 from emu.clock import Clock
 from emu.cpu.vcpu import Vcpu
 from emu.devices import hpet
@@ -52,6 +56,7 @@ from emu.devices.serial import Serial
 from emu.devices.testdev import TestDevice
 from emu.devices.vga import Vga
 from emu.errors import UsageError
+from emu.state import CpuState
 from mmu.memory import Memory
 
 __all__ = ["MIN_MEMORY", "Board", "BoardOptions", "add_memory"]
@@ -69,8 +74,9 @@ class BoardOptions:
     """What a person may choose about the chips; sinks get every byte as the guest sends it.
 
     `debug_exit` is (first port, how many) or None, `debugcons` (port, sink), `start_time` seconds
-    since 1970 for the RTC, `disks` by number (0 and 1 on the first IDE channel), `fw_cfg` files by
-    name; `test_device` adds QEMU's pc-testdev. `reserved` is RAM that firmware keeps.
+    since 1970 for the RTC, `disks` by number (0 and 1 on the first IDE channel), `floppies` by
+    number, which the firmware alone can reach: there is no controller; `fw_cfg` files by name;
+    `test_device` adds QEMU's pc-testdev. `reserved` is RAM that firmware keeps.
     """
 
     serial: Sequence[TextSink | None] = (None,)
@@ -79,6 +85,7 @@ class BoardOptions:
     start_time: int | None = None
     cpus: int = 1
     disks: Mapping[int, Disk] = field(default_factory=dict)
+    floppies: Mapping[int, FirmwareDisk] = field(default_factory=dict)
     fw_cfg: Mapping[str, bytes] = field(default_factory=dict)
     test_device: bool = False
     reserved: Sequence[tuple[int, int, int]] = ()
@@ -102,6 +109,10 @@ def add_memory(memory: Memory, size: int) -> tuple[int, int]:
     return low, size - low
 
 
+class _Chip(Protocol):
+    def reset(self) -> None: ...
+
+
 _COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 
 
@@ -118,11 +129,12 @@ class Board:
         cpus: Sequence[Vcpu],
         current: Callable[[], int],
         stop: Stop,
-        reset: Callable[[], None],
+        reset: Callable[[bool], None],
         options: BoardOptions,
     ) -> None:
         """Build and wire the chips. `ram` is bytes below and above 4 GiB, `current()` the number
-        of the vCPU that runs."""
+        of the vCPU that runs; `reset(hard)` is called for the guest: of everything, or of the
+        processors alone."""
         self.memory = memory
         self.clock = clock
         self.ports = ports
@@ -154,10 +166,11 @@ class Board:
         self.system_b = SystemControlB(pit)
         ports.add(0x61, 0x61, self.system_b)
         self.a20 = A20Gate()
-        self.system_a = SystemControlA(self.a20.input("port92"), reset)
+        soft_reset = partial(reset, False)
+        self.system_a = SystemControlA(self.a20.input("port92"), soft_reset)
         ports.add(0x92, 0x92, self.system_a)
         self.keyboard = Keyboard(clock)
-        self.ps2 = KeyboardController(self.keyboard, self.irq(1), self.a20.input("ps2"), reset)
+        self.ps2 = KeyboardController(self.keyboard, self.irq(1), self.a20.input("ps2"), soft_reset)
         for first, last in self.ps2.PORTS:
             ports.add(first, last, self.ps2)
         timing = {} if options.start_time is None else {"start": options.start_time}
@@ -185,15 +198,27 @@ class Board:
         for console, (port, _) in zip(self.debugcons, options.debugcons, strict=True):
             ports.add(port, port, console)
         self._add_power(stop)
+        self._debug_exits: list[DebugExit] = []
         if options.debug_exit is not None:
             first, count = options.debug_exit
-            ports.add(first, first + count - 1, DebugExit(stop), width=min(count, 4))
+            self._debug_exits.append(DebugExit(stop))
+            ports.add(first, first + count - 1, self._debug_exits[0], width=min(count, 4))
         self._add_configuration(sum(ram), reset, options)
         self._add_disks(options.disks)
         if options.test_device:
             self._add_test_device()
         for plug in options.extra:
             plug(self)
+
+    def reset(self, *, warm: bool = False) -> None:
+        """Pull every chip's reset pin. What the host has typed, the time, the CMOS and the disks
+        stay; port 0x92, too, where the start is `warm`: a jump of the firmware's, with no reset."""
+        chips: list[_Chip] = [self.hpet, self.ioapic, self.pic, self.pit, *self.local_apics]
+        chips += [self.system_b, *([] if warm else [self.system_a]), self.keyboard, self.ps2]
+        chips += [self.cmos, self.screen, *self.serials, self.power, self.shutdown_port]
+        chips += [self.fw_cfg, self.pci, *self.ide, *self._debug_exits]
+        for chip in chips:
+            chip.reset()
 
     def irq(self, number: int) -> IrqLine:
         """Return ISA interrupt line `number`: it goes to the 8259s and to the I/O APIC."""
@@ -215,10 +240,11 @@ class Board:
         self.power = AcpiPm(self.clock, self.irq(9), stop)
         self.ports.add(PM_BASE, PM_BASE + PM_SIZE - 1, self.power, width=4)
         self.ports.add(0xB2, 0xB3, ApmPort(self.power))
-        self.ports.add(0x8900, 0x8900, ShutdownPort(stop))
+        self.shutdown_port = ShutdownPort(stop)
+        self.ports.add(0x8900, 0x8900, self.shutdown_port)
 
     def _add_configuration(
-        self, ram_size: int, reset: Callable[[], None], options: BoardOptions
+        self, ram_size: int, reset: Callable[[bool], None], options: BoardOptions
     ) -> None:
         """Add what tells the guest about the board: fw_cfg and PCI configuration space."""
         cpus = options.cpus
@@ -256,10 +282,23 @@ def _connect(cpu: Vcpu, apic: LocalApic) -> None:
     cpu.interrupts = apic
     cpu.read_cr8 = lambda: apic.cr8  # type: ignore[method-assign]
     cpu.write_cr8 = lambda value: setattr(apic, "cr8", value)  # type: ignore[method-assign]
+    cpu.init = partial(_init, cpu, cpu.init)  # type: ignore[method-assign]
     cpu.cpuid.apic_enabled = lambda: apic.enabled
     cpu.msrs.on_tsc_changed = apic.timer.tsc_changed
     for index, (read, write) in apic.registers.msrs().items():
         cpu.msrs.add(index, read, write)
+
+
+def _init(cpu: Vcpu, init: Callable[[], None]) -> None:
+    """Do an INIT, and let the boot processor run the firmware where it is, at F000:FFF0.
+
+    It starts 16 bytes below 4 GiB, where a board shows its ROM again. Here that is no slot: what
+    the MMU keeps for each frame reaches up to the highest one.
+    """
+    init()  # inside a hook of this processor's own: later, by way of here
+    start = CpuState.reset().segments["cs"].base
+    if cpu.index == 0 and cpu.regs.cs.base == start:
+        cpu.regs.cs = cpu.regs.cs._replace(base=ROM_BASE)
 
 
 def _nowhere(_level: bool) -> None:

@@ -21,20 +21,23 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from emu.board import Board, BoardOptions, add_memory
-from emu.boot import Bios, Boot, BootRequest, MemoryDisk, Module, load
+from emu.boot import RESUME_CODES, Bios, Boot, BootRequest, MemoryDisk, Module, load
 from emu.clock import Clock
 from emu.cpu.cpuid import FEATURE_NAMES
 from emu.cpu.registers import Registers
 from emu.cpu.vcpu import Vcpu
+from emu.devices.apic_bus import DeliveryMode
 from emu.devices.bus import PortBus
 from emu.errors import KernelError, ShadowcornError, UsageError
 from emu.outcome import Kind, Outcome, exit_code
 from emu.report import triple_fault_report
+from emu.reset import PowerUpState
 from emu.schedule import DEFAULT_QUANTUM, Scheduler
 from emu.tables import firmware_tables
 from mmu.api import DEFAULT_POOL, Mmu, MmuError, PagingRegisters, find_mmu, make_mmu
@@ -80,6 +83,8 @@ class Machine:
         address: int | None = None,
         entry: int | None = None,
         board: BoardOptions | None = None,
+        drive: int = 0x80,
+        reboot: bool = False,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Build a machine of `memory` bytes of RAM and load `kernel`, a path or its bytes.
@@ -91,7 +96,9 @@ class Machine:
         `jit` is "on", "off" or "auto": compiled code for TLB misses. `clock` "blocks" counts blocks
         by their size, four bytes an instruction; "instructions" counts instructions one by one,
         which makes them ten times as dear. "auto" is "blocks" where blocks can be counted: on
-        x86-64 hosts, and on others with compiled code.
+        x86-64 hosts, and on others with compiled code. `drive` is the firmware's number of the disk
+        that a boot sector comes from. With `reboot` a guest that resets the machine starts again;
+        without, that ends the run.
 
         Raises KernelError or UsageError with one line for a person, CalibrationError for an
         unknown Unicorn.
@@ -107,6 +114,10 @@ class Machine:
         options = board if board is not None else BoardOptions()
         options.cpus = cpus
         self._disks = options.disks
+        self._reboot = reboot
+        self._warm = False  # the reset that is asked for is a jump of the firmware's
+        self.resets = 0
+        """How often the machine has started again."""
         ram = add_memory(self.guest_memory, memory)
         self._tables = firmware_tables(ram[0], cpus, len(options.serial))
         options.reserved = self._tables.reserved
@@ -128,6 +139,7 @@ class Machine:
                 count_blocks=clock != "instructions",
             )
             self.cpus.append(vcpu)
+        self._power_up = [PowerUpState(vcpu) for vcpu in self.cpus]
         for vcpu in self.cpus[1:]:
             vcpu.init()
         self.guest_memory.map_listeners.append(self._slots_changed)
@@ -144,9 +156,27 @@ class Machine:
             options=options,
         )
         self.scheduler.is_unmaskable = self.board.has_unmaskable_route
+        self.scheduler.on_reset = self._start_again
         self.boot: Boot | None = None
+        self._image = image
+        self._request = BootRequest(
+            self.guest_memory,
+            cmdline=append,
+            name=name,
+            modules=[m if isinstance(m, Module) else Module(m) for m in modules],
+            format=format,
+            address=address,
+            entry=entry,
+            drive=drive,
+            reserved=self._tables.reserved,
+            rsdp=self._tables.rsdp,
+            rsdp_gpa=self._tables.rsdp_gpa,
+            warn=warn,
+        )
         try:
-            self._load(image, name, append, modules, format, address, entry, warn)
+            self._load(self._request)
+            self._bios.attach(self)
+            self._insert_disks(options)
         except BaseException:
             self.close()
             raise
@@ -169,42 +199,29 @@ class Machine:
         except (ValueError, MmuError) as error:
             raise UsageError(str(error)) from None
 
-    def _load(
-        self,
-        image: bytes | None,
-        name: str,
-        append: str,
-        modules: Sequence[Module | bytes],
-        format: str,
-        address: int | None,
-        entry: int | None,
-        warn: Callable[[str], None],
-    ) -> None:
-        if image is not None:
-            request = BootRequest(
-                self.guest_memory,
-                cmdline=append,
-                name=name,
-                modules=[m if isinstance(m, Module) else Module(m) for m in modules],
-                format=format,
-                address=address,
-                entry=entry,
-                reserved=self._tables.reserved,
-                rsdp=self._tables.rsdp,
-                rsdp_gpa=self._tables.rsdp_gpa,
-                warn=warn,
-            )
-            try:
-                self.boot = load(image, request)
-            except MemoryMapError as error:
-                raise KernelError(str(error)) from None
-            self.cpus[0].set_state(self.boot.state)
-        self._bios.attach(self)
-        for number, disk in self._disks.items():
+    def _load(self, request: BootRequest) -> None:
+        """Load the kernel, if there is one, and let the boot processor stand at its entry."""
+        image = self._image
+        if image is None:
+            return
+        disk = self._bios.disks.get(request.drive)
+        if self.boot is not None and self.boot.disk_image is not None and disk is not None:
+            image = disk.read(0, 1)  # the boot sector as it is now
+        try:
+            self.boot = load(image, request)
+        except MemoryMapError as error:
+            raise KernelError(str(error)) from None
+        self.cpus[0].set_state(self.boot.state)
+
+    def _insert_disks(self, options: BoardOptions) -> None:
+        """Show the firmware the disks: hard disks count up from 0x80 whatever their places."""
+        for number, disk in enumerate(options.disks[place] for place in sorted(options.disks)):
             self._bios.insert(0x80 + number, disk)
-        image_of_boot = self.boot.disk_image if self.boot is not None else None
-        if image_of_boot is not None and 0 not in self._disks:
-            self._bios.insert(0x80, MemoryDisk(image_of_boot))
+        for number, floppy in options.floppies.items():
+            self._bios.insert(number, floppy)
+        image = self.boot.disk_image if self.boot is not None else None
+        if image is not None and self._request.drive not in self._bios.disks:
+            self._bios.insert(self._request.drive, MemoryDisk(image))
 
     def _slots_changed(self) -> None:
         for cpu in self.cpus:
@@ -234,8 +251,43 @@ class Machine:
 
     # --- Running ----------------------------------------------------------------------------------
 
-    def _guest_reset(self) -> None:
+    def _guest_reset(self, hard: bool) -> None:
+        """Do what a chip asks for; see `emu.reset`."""
+        if not hard and self.board.cmos.shutdown_code in RESUME_CODES:
+            for apic in self.board.local_apics:
+                apic.accept(DeliveryMode.INIT, 0, False)
+            return
+        self._warm = False
         self.scheduler.stop(Kind.RESET)
+
+    def restart(self) -> None:
+        """End the run or start again, as a reset of the guest's does; for the firmware."""
+        self._warm = True
+        self.scheduler.stop(Kind.RESET)
+
+    def _start_again(self) -> bool:
+        if not self._reboot:
+            return False
+        try:
+            self.reset(warm=self._warm)
+        except KernelError as error:  # the guest has wiped its boot sector
+            self._request.warn(f"the machine cannot start again: {error}")
+            return False
+        return True
+
+    def reset(self, *, warm: bool = False) -> None:
+        """Reset the machine between two runs and load the kernel again; RAM keeps what it holds,
+        and virtual time goes on. `warm`: as a jump to FFFF:0 does. Raises KernelError if a boot
+        sector has gone."""
+        self.resets += 1
+        for state in self._power_up:
+            state.restore()
+        self.board.reset(warm=warm)
+        self.scheduler.reset()
+        self._bios.start_again(self)
+        self._tables.install(self.guest_memory)
+        known = self.boot.format if self.boot is not None else "auto"
+        self._load(replace(self._request, format=known, clean=False, warn=lambda text: None))
 
     def stop(self, kind: Kind, guest_code: int | None = None) -> None:
         """End the run behind the instruction that executes now; for devices."""

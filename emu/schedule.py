@@ -44,14 +44,23 @@ class Scheduler:
         self.is_unmaskable: Callable[[], bool] = lambda: False
         """Whether a chip's interrupt could come as an NMI or INIT, which IF does not hold back; set
         by the machine."""
+        self.on_reset: Callable[[], bool] = lambda: False
+        """Called between two slices when the guest has reset the machine: whether it starts again,
+        so that the run goes on; set by the machine."""
         clock.progress = self._progress
         clock.on_earlier = self._cut
 
     def stop(self, kind: Kind, guest_code: int | None = None) -> None:
-        """End the run behind the instruction that is executing now. The first call counts."""
-        if self._ending is None:
+        """End the run behind the instruction that is executing now. The first call counts; a reset,
+        which may be no end, gives way to any other."""
+        if self._ending is None or self._ending[0] is Kind.RESET:
             self._ending = (kind, guest_code)
         self.current.leave()
+
+    def reset(self) -> None:
+        """Begin again with the boot processor. Time goes on."""
+        self._next = 0
+        self.current = self._cpus[0]
 
     @property
     def executed(self) -> int:
@@ -114,8 +123,9 @@ class Scheduler:
             self.current.kick()
 
     def _slice(self, last: int | None) -> tuple[Kind, int | None] | None:
-        if self._ending is not None:
-            return self._ending
+        ending = self._take_ending()
+        if ending is not None:
+            return ending
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return Kind.TIMEOUT, None
         cpu = self._pick()
@@ -137,7 +147,14 @@ class Scheduler:
         self._advance(cpu.executed - before)
         if reason is Exit.SHUTDOWN:
             return Kind.TRIPLE_FAULT, None
-        return self._ending
+        return self._take_ending()
+
+    def _take_ending(self) -> tuple[Kind, int | None] | None:
+        ending = self._ending
+        if ending is None or ending[0] is not Kind.RESET:
+            return ending
+        self._ending = None
+        return None if self.on_reset() else ending
 
     def _pick(self) -> Vcpu | None:
         """Return the next vCPU that is awake, and note how many are."""
@@ -167,4 +184,4 @@ class Scheduler:
             return Kind.IDLE, None
         self._credit = 0
         self._clock.run_due(max(when, self._clock.now))
-        return self._ending
+        return self._take_ending()

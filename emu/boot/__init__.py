@@ -19,12 +19,13 @@ Memory is written with source "loader" only. `BiosHost` in `emu.boot.bios` says 
 
 from __future__ import annotations
 
-from emu.boot.bios import Bios, BiosHost, MemoryDisk
+from emu.boot.bios import RESUME_CODES, Bios, BiosHost, MemoryDisk
 from emu.boot.detect import detect, load
 from emu.boot.request import FORMATS, Boot, BootRequest, Disk, Module
 
 __all__ = [
     "FORMATS",
+    "RESUME_CODES",
     "Bios",
     "BiosHost",
     "Boot",

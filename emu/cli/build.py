@@ -89,16 +89,6 @@ def _from_disk(options: RunOptions) -> Kernel:
         disk.close()
 
 
-def insert_floppies(machine: Machine, options: RunOptions, kernel: Kernel) -> None:
-    """Show floppy images to the firmware; there is no floppy controller behind it."""
-    from emu.boot import MemoryDisk
-
-    for number, path in options.floppies.items():
-        machine._bios.insert(number, MemoryDisk(read_file(path, "floppy image")))
-    if kernel.drive == 0:
-        machine.regs.rdx = 0
-
-
 def modules(options: RunOptions, image: bytes | None) -> list[Module]:
     """Return the files of -initrd: "file args" with commas between, or Linux's one file."""
     from emu.boot import Module
@@ -184,6 +174,12 @@ def make_machine(
         optional["shadow_pages"] = options.shadow_pages
     if options.quantum is not None:
         optional["quantum"] = options.quantum
+    from emu.boot import MemoryDisk
+
+    board.floppies = {
+        number: MemoryDisk(read_file(path, "floppy image"))
+        for number, path in options.floppies.items()
+    }
     machine = Machine(
         kernel.path or kernel.image,
         mmu=options.mmu,
@@ -199,10 +195,11 @@ def make_machine(
         address=options.address,
         entry=options.entry,
         board=board,
+        drive=kernel.drive,
+        reboot=bool(options.reboot),
         warn=warn,
         **optional,
     )
-    insert_floppies(machine, options, kernel)
     if options.shadow_policy:
         set_policy(machine, options.shadow_policy)
     return machine

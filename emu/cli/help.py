@@ -26,7 +26,8 @@ the machine, in QEMU's spelling
   -rtc base=DATE          what the clock says at power-on, as 2024-01-31T12:00:00
   -device isa-debug-exit,iobase=0xf4,iosize=0x04
                           where the guest may end the run (this is the default)
-  -no-reboot              a reset ends the run
+  -action reboot=reset    start again when the guest resets the machine (shadowcorn-qemu's default)
+  -no-reboot              a reset ends the run, with exit code 8 (shadowcorn run's default)
 
 where output goes
   -serial WHERE           stdio (default), null or file:PATH; again for the next port
@@ -59,5 +60,5 @@ how to run
                           flood
 
 exit codes: (value << 1) | 1 from the guest's isa-debug-exit (always odd); 0 power-off or idle,
-2 bad usage or kernel, 4 triple fault, 6 internal error, 124 timeout
+2 bad usage or kernel, 4 triple fault, 6 internal error, 8 reset by the guest, 124 timeout
 """

@@ -53,7 +53,8 @@ class FwCfg:
 class RunOptions:
     """One run. Outputs are "stdio", "null" or "file:PATH"; None is "not said".
 
-    `for_qemu` says that what is not said is to be as under QEMU.
+    `for_qemu` says that what is not said is to be as under QEMU. `reboot` is whether the machine
+    starts again when the guest resets it.
     """
 
     for_qemu: bool = False
@@ -76,7 +77,7 @@ class RunOptions:
     snapshot: bool = False
     fw_cfg: list[FwCfg] = field(default_factory=list)
     rtc: str | None = None
-    no_reboot: bool = False
+    reboot: bool | None = None
     no_defaults: bool = False
 
     format: str = "auto"

@@ -104,6 +104,15 @@ def _monitor(options: RunOptions, value: str) -> None:
         options.warn("there is no monitor: -monitor is passed over")
 
 
+def _action(options: RunOptions, value: str) -> None:
+    """-action: of QEMU's events, only what a reset does can be chosen."""
+    choice = qemu.properties(value, "reboot").get("reboot")
+    if choice not in (None, "reset", "shutdown"):
+        raise UsageError(f"-action reboot={choice}: reset or shutdown")
+    if choice is not None:
+        options.reboot = choice == "reset"
+
+
 def _rtc(options: RunOptions, value: str) -> None:
     base = qemu.properties(value, "base").get("base")
     options.rtc = base if base not in (None, "utc", "localtime") else None
@@ -136,6 +145,7 @@ def _choice(name: str, choices: tuple[str, ...]) -> _Setter:
 
 
 _VALUES: dict[str, _Setter] = {
+    "action": _action,
     "kernel": _attribute("kernel"),
     "append": _attribute("append"),
     "initrd": _attribute("initrd"),
@@ -165,7 +175,6 @@ _VALUES: dict[str, _Setter] = {
     "json": _attribute("json"),
 }
 _FLAGS: dict[str, str] = {
-    "no-reboot": "no_reboot",
     "nodefaults": "no_defaults",
     "snapshot": "snapshot",
     "audit": "audit",
@@ -177,7 +186,9 @@ _DISKS = {"hda": 0, "hdb": 1, "hdc": 2, "hdd": 3}
 _FLOPPIES = {"fda": 0, "fdb": 1}
 TAKES_VALUE = {
     **dict.fromkeys((*_VALUES, *_LATER, *_DISKS, *_FLOPPIES, "chardev", "drive"), True),
-    **dict.fromkeys((*_FLAGS, "nographic", "no-shutdown", "curses", "h", "help", "version"), False),
+    **dict.fromkeys(
+        (*_FLAGS, "nographic", "no-shutdown", "curses", "no-reboot", "h", "help", "version"), False
+    ),
 }
 """The options of a run: name to whether an argument follows."""
 
@@ -209,6 +220,8 @@ def parse_run(words: Sequence[str], *, for_qemu: bool = False) -> RunOptions:
             add_drive(options, text, unplugged)
         elif name == "nographic":
             nographic = True
+        elif name == "no-reboot":
+            options.reboot = False
         elif name == "curses":
             options.display = "curses"
         elif name in qemu.UNSUPPORTED:
@@ -246,6 +259,8 @@ def _defaults(options: RunOptions, nographic: bool) -> None:
         options.display = options.display or "none"
     if options.display is None:
         options.display = "text"
+    if options.reboot is None:
+        options.reboot = options.for_qemu
     options.serial_said = bool(options.serial)
     if not options.serial:
         shown = nographic or not options.for_qemu

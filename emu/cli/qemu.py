@@ -42,7 +42,7 @@ _SILENT_FLAGS = _names(
     "mem-prealloc full-screen portrait win2k-hack singlestep usb no-hpet"
 )
 _SILENT_WITH_VALUE = _names(
-    "accel action audio audiodev chroot compat echr global icount k L mem-path msg name net netdev "
+    "accel audio audiodev chroot compat echr global icount k L mem-path msg name net netdev "
     "nic numa overcommit pidfile rotate runas sandbox spice trace uuid vga vnc watchdog-action"
 )
 _UNSUPPORTED_FLAGS = _names("s S daemonize preconfig no-acpi xen-attach xen-domid-restrict")

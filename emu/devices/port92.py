@@ -50,6 +50,10 @@ class SystemControlA:
         self.value = 0
         """The register as it reads."""
 
+    def reset(self) -> None:
+        """Clear the register. The keyboard controller holds A20 up."""
+        self.write(0x92, 1, 0)
+
     def read(self, port: int, size: int) -> int:
         """Return what was last written."""
         return self.value

@@ -121,7 +121,23 @@ def test_kvm_unit_tests_command_line_passes_without_a_warning():
     assert options.warnings == []
     assert options.test_device
     assert (options.kernel, options.cpu) == ("x86/smap.flat", "max,-smep")
-    assert options.no_reboot
+    assert options.reboot is False
+
+
+@pytest.mark.parametrize(
+    ("words", "here", "under_qemu"),
+    [
+        ("", False, True),
+        ("-no-reboot", False, False),
+        ("-action reboot=reset", True, True),
+        ("-action reboot=shutdown", False, False),
+        ("-action panic=none", False, True),
+        ("-no-reboot -action panic=none,reboot=reset", True, True),
+    ],
+)
+def test_whether_a_reset_starts_the_machine_again(words, here, under_qemu):
+    assert run(f"k {words}").reboot is here
+    assert qemu_run(f"-kernel k {words}").reboot is under_qemu
 
 
 def test_xv6_command_line_passes_without_a_warning():
