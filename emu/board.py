@@ -248,7 +248,7 @@ class Board:
     ) -> None:
         """Add what tells the guest about the board: fw_cfg and PCI configuration space."""
         cpus = options.cpus
-        self.fw_cfg = FwCfg(self.memory, ram_size=ram_size, cpus=cpus, max_cpus=cpus)
+        self.fw_cfg = FwCfg(self.clock, self.memory, ram_size=ram_size, cpus=cpus, max_cpus=cpus)
         ram = (piece for piece in memory_map(self.memory, options.reserved) if piece.kind == 1)
         self.fw_cfg.add_file("etc/e820", e820_item(ram))
         for name, data in options.fw_cfg.items():

@@ -66,6 +66,18 @@ def test_timeout_is_met(mmu: str, code: str) -> None:
         assert time.monotonic() - started < 2  # 0.2 s on an idle machine
 
 
+def test_timeout_is_met_by_a_transfer_into_all_of_a_large_ram() -> None:
+    # fw_cfg: select and read 4 GiB to 16 MiB by the descriptor at 0x100040, and wait for its end
+    descriptor = bytes.fromhex("0000000a ffffffff 0000000001000000")
+    code = "b840001000 0fc8 66ba1805 ef 833d 40001000 00 75f7 ebfe"
+    image = bytes.fromhex(code).ljust(0x40, b"\0") + descriptor
+    with Machine(image, **{**FLAT, "memory": 3 << 30}) as m:
+        started = time.monotonic()
+        assert m.run(timeout=0.3).kind is Kind.TIMEOUT
+        assert time.monotonic() - started < 1.5
+        assert m.phys[0x10_0040] == 0
+
+
 @pytest.mark.parametrize("jit", ["off", "auto"])
 def test_endless_faults_time_out(jit: str) -> None:
     # An IDT whose gates lead to an address that cannot be executed: mov eax,0x100040; lidt [eax];
