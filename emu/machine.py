@@ -113,7 +113,7 @@ class Machine:
         self.cpus: list[Vcpu] = []
         options = board if board is not None else BoardOptions()
         options.cpus = cpus
-        self._disks = options.disks
+        self._disks = [*options.disks.values(), *options.floppies.values()]
         self._reboot = reboot
         self._warm = False  # the reset that is asked for is a jump of the firmware's
         self.resets = 0
@@ -328,7 +328,7 @@ class Machine:
             self._closed = True
             for cpu in self.cpus:
                 cpu.close()
-            for disk in self._disks.values():
+            for disk in self._disks:
                 disk.close()
 
     def __enter__(self) -> Machine:

@@ -88,3 +88,6 @@ class Disk(Protocol):
 
     def write(self, lba: int, data: bytes) -> None:
         """Replace the sectors from `lba` on by `data`."""
+
+    def close(self) -> None:
+        """Let go of the file behind it, if any."""

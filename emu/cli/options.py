@@ -32,7 +32,7 @@ class DebugExit:
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """A disk image: `index` 0 is the first hard disk."""
+    """A disk image: `index` 0 is the first hard disk, or the first floppy."""
 
     path: str
     index: int
@@ -73,7 +73,7 @@ class RunOptions:
     log_file: str | None = None
     display: str | None = None
     drives: list[Drive] = field(default_factory=list)
-    floppies: dict[int, str] = field(default_factory=dict)
+    floppies: dict[int, Drive] = field(default_factory=dict)
     snapshot: bool = False
     fw_cfg: list[FwCfg] = field(default_factory=list)
     rtc: str | None = None

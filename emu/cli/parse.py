@@ -213,7 +213,7 @@ def parse_run(words: Sequence[str], *, for_qemu: bool = False) -> RunOptions:
         elif name in _DISKS:
             insert_disk(options, Drive(text, _DISKS[name]))
         elif name in _FLOPPIES:
-            options.floppies[_FLOPPIES[name]] = text
+            options.floppies[_FLOPPIES[name]] = Drive(text, _FLOPPIES[name])
         elif name == "chardev":
             add_chardev(options, text, chardevs)
         elif name == "drive":
@@ -251,6 +251,8 @@ def _second_pass(options: RunOptions, later: Sequence[tuple[str, str]], chardevs
             add_device(options, value, chardevs, unplugged)
         elif name == "parallel" and value not in ("none", "null"):
             options.warn("there is no parallel port: -parallel is passed over")
+    for name, drive in unplugged.items():
+        options.warn(f"-drive id={name}: no -device takes {drive.path}: passed over")
 
 
 def _defaults(options: RunOptions, nographic: bool) -> None:

@@ -208,11 +208,15 @@ def second_sector(disk):
         ("-drive file={},format=raw", True),
         ("-drive file={},format=raw,snapshot=on", False),
         ("-snapshot -hda {}", False),
+        ("-hdb {}", True),
+        ("-fda {}", True),
+        ("-snapshot -fda {}", False),
+        ("-drive file={},if=floppy,snapshot=on", False),
     ],
 )
 def test_what_is_written_reaches_the_file_unless_told_otherwise(disk, capfd, option, kept):
     before = disk.read_bytes()
-    assert main(["run", *option.format(disk).split()]) == (0x80 << 1 | 1) & 0xFF
+    assert main(["run", *option.format(disk).split()]) == 1  # drive 0x80 or 0, of 7 bits
     assert second_sector(disk) == (before[:512] if kept else bytes(512))
 
 
@@ -228,6 +232,44 @@ def test_a_boot_sector_handed_over_as_a_kernel_is_a_disk_that_is_gone_afterwards
 
 def test_a_floppy_is_drive_0(disk, capfd):
     assert main(["run", "-fda", str(disk)]) == 1
+
+
+@pytest.mark.parametrize("size", [100, 70_000])
+def test_an_image_that_ends_inside_a_sector_is_padded_with_a_warning(tmp_path, capfd, size):
+    path = tmp_path / "short.img"
+    path.write_bytes(bytes(size))
+    assert main(["run", "guest:hello", "-hda", str(path)]) == 33
+    warnings = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert f"{size} bytes" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("-hda {} -hdb {}", 2),
+        ("-hda {} -fda {}", 2),
+        ("-hda {} -drive file={},readonly=on", 2),
+        ("-drive file={},snapshot=on -drive file={},readonly=on", 33),
+        ("-snapshot -hda {} -hdb {}", 33),
+    ],
+)
+def test_one_image_is_two_disks_only_where_nobody_writes(disk, capfd, words, status):
+    same = disk.parent / "." / disk.name
+    text = words.format(disk, str(same))
+    assert main(["run", "guest:hello", *text.split()]) == status
+    assert ("two disks" in capfd.readouterr().err) == (status == 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the host has no named pipes")
+@pytest.mark.parametrize("words", ["guest:hello -hda {}", "-hda {}", "-fda {}"])
+def test_a_pipe_is_no_disk(tmp_path, capfd, words):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert main(["run", *words.format(path).split()]) == 2
+    err = capfd.readouterr().err
+    assert "is a pipe" in err
+    assert one_line(err)
 
 
 def test_second_disk_is_there_beside_a_kernel(disk, capfd):
