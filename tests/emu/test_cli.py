@@ -23,6 +23,7 @@ POWER_OFF = bytes.fromhex("66ba0406 66b80020 66ef f4")  # mov dx,604h; mov ax,20
 IDLE = bytes.fromhex("fa f4")
 TRIPLE_FAULT = bytes.fromhex("0f0b")
 FOREVER = bytes.fromhex("ebfe")
+RESET = bytes.fromhex("b0fe e664 f4")  # mov al,0feh; out 64h,al; hlt
 EXIT_0 = bytes.fromhex("b000 e6f4 f4")  # mov al,0; out f4h,al; hlt
 TALK = bytes.fromhex("b041 66baf803 ee b042 e6e9 b001 e6f4 f4")  # A to COM1, B to port e9h; exit
 ENDLESS_TALK = bytes.fromhex("66baf803 b041 ee ebfd")
@@ -80,10 +81,15 @@ def test_plug_ins_by_name(mmu, capfdbinary):
         (POWER_OFF, [], 0, "power off"),
         (IDLE, [], 0, "idle"),
         (TRIPLE_FAULT, [], 4, "triple fault on vCPU 0"),
+        (RESET, [], 8, "reset"),
+        (RESET, ["-action", "reboot=reset", "--max-insns", "1000"], 124, "instruction limit"),
         (FOREVER, ["--timeout", "0.2"], 124, "timeout"),
         (FOREVER, ["--max-insns", "1000"], 124, "instruction limit"),
     ],
-    ids=["exit 0", "power-off", "idle", "triple fault", "timeout", "instruction limit"],
+    ids=[
+        *("exit 0", "power-off", "idle", "triple fault", "reset", "resets for ever"),
+        *("timeout", "instruction limit"),
+    ],
 )
 def test_exit_codes(program, capfd, code, words, status, line):
     assert main(program(code, *words)) == status
@@ -98,6 +104,29 @@ def test_a_triple_fault_is_reported_before_its_line(program, capfd):
     assert "#UD" in err
     assert "rip" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(["--max-insns", "5000"], 124), (["--timeout", "0.3"], 124)],
+    ids=["limit", "timeout"],
+)
+def test_what_each_of_several_processors_did_is_told(program, capfd, words, status):
+    # INIT, then SIPI to vCPU 1, which finds a jump to itself at 0x8000; vCPU 0 halts
+    code = bytes.fromhex(
+        "66c70500800000ebfe b80003e0fe c7401000000001 c70000450000 c70008460000 faf4"
+    )
+    assert main(program(code, "-smp", "3", *words)) == status
+    lines = capfd.readouterr().err.splitlines()[-4:]
+    assert lines[0].startswith("shadowcorn: vCPU 0: halted with interrupts off at 0x0008:0x1000")
+    assert lines[1] == "shadowcorn: vCPU 1: running at 0x0800:0x0"
+    assert lines[2].startswith("shadowcorn: vCPU 2: waiting for a SIPI at ")
+    assert "exit code 124" in lines[3]
+
+
+def test_one_processor_needs_no_line_of_its_own(program, capfd):
+    main(program(FOREVER, "--max-insns", "1000"))
+    assert one_line(capfd.readouterr().err)
 
 
 def test_outputs_go_where_they_are_sent(program, tmp_path, capfdbinary):
