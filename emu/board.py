@@ -88,6 +88,7 @@ class BoardOptions:
     floppies: Mapping[int, FirmwareDisk] = field(default_factory=dict)
     fw_cfg: Mapping[str, bytes] = field(default_factory=dict)
     test_device: bool = False
+    hpet: bool = True
     reserved: Sequence[tuple[int, int, int]] = ()
     extra: list[Callable[[Board], None]] = field(default_factory=list)
 
@@ -99,13 +100,15 @@ def add_memory(memory: Memory, size: int) -> tuple[int, int]:
     if size > _MAX_MEMORY:
         raise UsageError(f"-m {size >> 20}M is too much: at most {_MAX_MEMORY >> 30}G")
     size &= ~0xFFF
-    memory.add_ram(0, _VGA[0])
-    memory.add_ram(*_VGA)
     low = min(size, _LOW_END)
-    if low > _MIB:
-        memory.add_ram(_MIB, low - _MIB)
-    if size > low:
-        memory.add_ram(_FOUR_GIB, size - low)
+    pieces = [(0, _VGA[0]), _VGA, (_MIB, low - _MIB), (_FOUR_GIB, size - low)]
+    try:
+        for gpa, length in pieces:
+            if length > 0:
+                memory.add_ram(gpa, length)
+    except (OSError, OverflowError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"-m {size >> 20}M cannot be had from this host: {reason}") from error
     return low, size - low
 
 
@@ -160,7 +163,8 @@ class Board:
         for first, last in ((0x20, 0x21), (0xA0, 0xA1), (0x4D0, 0x4D1)):
             ports.add(first, last, pic)
         self.hpet = hpet.Hpet(clock, self.ioapic.line, self.irq(0), self.irq(8))
-        memory.add_mmio(hpet.BASE, hpet.SIZE, self.hpet)
+        if options.hpet:  # else nobody finds it, and it passes IRQ 0 and 8 on
+            memory.add_mmio(hpet.BASE, hpet.SIZE, self.hpet)
         self.pit = pit = Pit(clock, self.hpet.pit_irq)
         ports.add(0x40, 0x43, pit)
         self.system_b = SystemControlB(pit)

@@ -18,6 +18,7 @@ the guest: no A or D bit, no fault, no counter.
 
 from __future__ import annotations
 
+import inspect
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -119,7 +120,8 @@ class Machine:
         self.resets = 0
         """How often the machine has started again."""
         ram = add_memory(self.guest_memory, memory)
-        self._tables = firmware_tables(ram[0], cpus, len(options.serial))
+        ports = len(options.serial)
+        self._tables = firmware_tables(ram[0], cpus, ports, with_hpet=options.hpet)
         options.reserved = self._tables.reserved
         self._tables.install(self.guest_memory)
         self._bios = Bios(self._tables.rom, self._tables.reserved)
@@ -192,7 +194,7 @@ class Machine:
         known = _paging_features(features or {})
         try:
             full_name = _NATIVE if name == "native" else name
-            find_mmu(full_name)
+            _check_plug_in(full_name)
             return make_mmu(
                 full_name, self.guest_memory, self, cpus, features=known, pool=pool, audit=audit
             )
@@ -504,6 +506,21 @@ def _paging_features(switches: dict[str, bool]) -> Features:
         pku=switches.get("pku", True),
         la57=switches.get("la57", True),
     )
+
+
+def _check_plug_in(name: str) -> None:
+    """Raise ValueError if what a name stands for is no MMU plug-in."""
+    factory = find_mmu(name)
+    if ":" not in name or not isinstance(factory, type):
+        return
+    methods = [word for word in vars(Mmu) if callable(getattr(Mmu, word)) and word[0] != "_"]
+    missing = [word for word in methods if not hasattr(factory, word)]
+    if missing:
+        raise ValueError(f"{name} is no MMU plug-in: it has no {', '.join(missing)}")
+    try:
+        inspect.signature(factory).bind(None, None, 1, features=None, pool=1)
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be made as an MMU plug-in is: {error}") from None
 
 
 def _internal_report(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emu.cli import qemu
 from emu.cli.options import DEFAULT_MEMORY, Drive, RunOptions
 from emu.cli.qemu import split_commas
 from emu.cli.streams import Sink
@@ -127,7 +128,10 @@ def cpu_features(options: RunOptions, warn: Callable[[str], None]) -> dict[str, 
     from emu.cpu.cpuid import FEATURE_NAMES
 
     switches = {}
-    for word in options.cpu.split(",")[1:]:
+    model, *words = options.cpu.split(",")
+    if not qemu.is_cpu_model(model):
+        warn(f"CPU model {model} is not known: the processor has everything that works (-cpu max)")
+    for word in words:
         name, _, value = word.partition("=")
         on = value != "off" if value else not word.startswith("-")
         name = name.lstrip("+-").replace("_", "-").lower()
@@ -168,6 +172,7 @@ def make_machine(
         floppies=floppies,
         fw_cfg=fw_cfg_files(options),
         test_device=options.test_device,
+        hpet=options.hpet,
     )
     optional: dict[str, Any] = {}
     if options.shadow_pages is not None:

@@ -69,6 +69,7 @@ class RunOptions:
     debugcon: list[tuple[int, str]] = field(default_factory=list)
     debug_exit: DebugExit | None = None
     test_device: bool = False
+    hpet: bool = True
     log_items: set[str] = field(default_factory=set)
     log_file: str | None = None
     display: str | None = None

@@ -67,6 +67,8 @@ def _machine(options: RunOptions, value: str) -> None:
     kind = fields.get("type", "pc")
     if kind not in ("pc", "isapc") and not kind.startswith(("pc-i440fx", "pc-1.", "pc-0.")):
         options.warn(f"machine type {kind} is not known: the board is a pc (i440FX)")
+    if "hpet" in fields:
+        options.hpet = fields["hpet"] != "off"
 
 
 def _log(options: RunOptions, value: str) -> None:
@@ -187,7 +189,18 @@ _FLOPPIES = {"fda": 0, "fdb": 1}
 TAKES_VALUE = {
     **dict.fromkeys((*_VALUES, *_LATER, *_DISKS, *_FLOPPIES, "chardev", "drive"), True),
     **dict.fromkeys(
-        (*_FLAGS, "nographic", "no-shutdown", "curses", "no-reboot", "h", "help", "version"), False
+        (
+            *_FLAGS,
+            "nographic",
+            "no-shutdown",
+            "curses",
+            "no-reboot",
+            "no-hpet",
+            "h",
+            "help",
+            "version",
+        ),
+        False,
     ),
 }
 """The options of a run: name to whether an argument follows."""
@@ -222,6 +235,8 @@ def parse_run(words: Sequence[str], *, for_qemu: bool = False) -> RunOptions:
             nographic = True
         elif name == "no-reboot":
             options.reboot = False
+        elif name == "no-hpet":
+            options.hpet = False
         elif name == "curses":
             options.display = "curses"
         elif name in qemu.UNSUPPORTED:

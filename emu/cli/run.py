@@ -31,6 +31,13 @@ def command(words: Sequence[str]) -> int:
     if any(word in HELP_WORDS for word in words):
         print(help.RUN, end="")
         return 0
+    if any(word.endswith(("help", "?")) for word in words):
+        from emu.cli.lists import listing
+
+        text = listing(words)
+        if text is not None:
+            print(text, end="")
+            return 0
     return run(parse_run(words))
 
 

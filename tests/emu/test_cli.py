@@ -301,6 +301,24 @@ def test_a_pipe_is_no_disk(tmp_path, capfd, words):
     assert one_line(err)
 
 
+def test_a_cpu_model_that_nobody_knows_is_a_warning(capfd):
+    assert main(["run", "guest:hello", "-cpu", "nosuchmodel,+nx"]) == 33
+    assert "warning: CPU model nosuchmodel is not known" in capfd.readouterr().err
+    assert main(["run", "guest:hello", "-cpu", "Skylake-Client-noTSX-IBRS,+nx"]) == 33
+    assert "warning" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [("-cpu help", "x86 max"), ("guest:hello -device help", "isa-debug-exit"), ("-M ?", "pc ")],
+)
+def test_run_lists_what_there_is_for_the_asking(capfd, words, line):
+    assert main(["run", *words.split()]) == 0
+    out, err = capfd.readouterr()
+    assert line in out
+    assert err == ""
+
+
 def test_second_disk_is_there_beside_a_kernel(disk, capfd):
     assert main(["run", "guest:hello", "-hdb", str(disk)]) == 33
 
@@ -332,6 +350,7 @@ def test_bad_disks_are_one_line(tmp_path, capfd, content, word):
         (["run", "guest:hello", "-m", "1M"], "-m"),
         (["run", "guest:hello", "--mmu", "nosuch"], "nosuch"),
         (["run", "guest:hello", "--mmu", "nosuch:Class"], "nosuch"),
+        (["run", "guest:hello", "--mmu", "emu.machine:Machine"], "has no load, translate"),
         (["run", "guest:hello", "--shadow-pages", "1"], "shadow pages"),
         (["run", "guest:hello", "-initrd", "no/such/file"], "could not load initrd"),
         (["run", "guest:hello", "-initrd", ","], "names no file"),

@@ -111,6 +111,16 @@ def test_debugcon():
     assert qemu_run("-kernel k").debugcon == []
 
 
+@pytest.mark.parametrize(
+    ("words", "there"),
+    [("", True), ("-no-hpet", False), ("-machine pc,hpet=off", False), ("-M pc,hpet=on", True)],
+)
+def test_whether_there_is_an_hpet(words, there):
+    options = run(f"k {words}")
+    assert options.hpet is there
+    assert options.warnings == []
+
+
 def test_kvm_unit_tests_command_line_passes_without_a_warning():
     options = qemu_run(
         "--no-reboot -nodefaults -global kvm-pit.lost_tick_policy=discard -device pc-testdev "

@@ -290,6 +290,36 @@ def test_bad_arguments(options, error) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_host_without_the_memory_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmu.memory.mmap.mmap", refuse)
+    with pytest.raises(UsageError, match=r"-m 102400M .*: Cannot allocate memory"):
+        Machine(load("hello").path, memory=100 << 30)
+
+
+def test_a_plug_in_of_another_signature_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="cannot be made as an MMU plug-in"):
+        Machine(load("hello").path, mmu="tests.emu.test_machine:OddMmu")
+
+
+class OddMmu:
+    """It has all the methods of a plug-in, and a constructor of its own."""
+
+    def __init__(self) -> None:
+        pass
+
+    load = translate = invlpg = flushed = written = remapped = check = __init__
+
+
+def test_there_need_be_no_hpet() -> None:
+    for there in (True, False):
+        with machine("f4", board=BoardOptions(hpet=there)) as m:
+            assert (m.phys[0xFED0_0000] == 0xFF) != there
+            assert (b"HPET" in m.phys[0x3E_0000:0x40_0000]) == there
+
+
 def test_machine_without_a_kernel_stands_at_the_reset_vector() -> None:
     with Machine(memory=2 << 20) as m:
         assert m.boot is None or isinstance(m.boot, Boot)
