@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The board: which chips there are, at which ports, and how their pins are wired.
 
-    0x20 0xa0 0x4d0  8259 pair --LINT0--> vCPU 0      IRQ 0  8254 counter 0
+    0x20 0xa0 0x4d0  8259 pair --LINT0--> every vCPU  IRQ 0  8254 counter 0
     0x40  8254                                        IRQ 1  8042 keyboard
     0x60 0x64  8042 with a keyboard                   IRQ 4  COM1
     0x61 0x92  system control A and B                 IRQ 8  RTC
@@ -142,7 +142,7 @@ class Board:
         self.clock = clock
         self.ports = ports
         self.apic_bus = ApicBus()
-        self.pic = pic = PicPair(lambda level: self.local_apics[0].lint(0)(level))
+        self.pic = pic = PicPair(self._drive_lint0)
         self.local_apics = [
             LocalApic(
                 index,
@@ -150,7 +150,7 @@ class Board:
                 self.apic_bus,
                 cpu,
                 tsc=cpu.msrs.tsc,
-                pic=pic if index == 0 else None,
+                pic=pic,
                 x2apic=cpu.cpuid.has("x2apic"),
             )
             for index, cpu in enumerate(cpus)
@@ -213,6 +213,11 @@ class Board:
             self._add_test_device()
         for plug in options.extra:
             plug(self)
+
+    def _drive_lint0(self, level: bool) -> None:
+        """Put INTR of the 8259s on all processors' LINT0 (MP specification 1.4, figure 3-3)."""
+        for apic in self.local_apics:
+            apic.lint(0)(level)
 
     def reset(self, *, warm: bool = False) -> None:
         """Pull every chip's reset pin. What the host has typed, the time, the CMOS and the disks

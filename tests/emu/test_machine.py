@@ -147,6 +147,20 @@ def test_halt_with_interrupts_off_is_idle() -> None:
         assert (outcome.kind, outcome.exit_code) == (Kind.IDLE, 0)
 
 
+@pytest.mark.parametrize("listeners", [(0,), (1,), (0, 1)], ids=str)
+def test_any_processor_may_listen_to_the_8259s_and_the_first_has_the_interrupt(listeners) -> None:
+    with machine("f4", cpus=2) as m:
+        apics = m.board.local_apics
+        for number, apic in enumerate(apics):
+            apic.registers.write(0xF0, 4, 0x1FF)
+            apic.registers.write(0x350, 4, 0x700 if number in listeners else 0x1_0700)
+        m.board.pic.write(0x21, 1, 0)
+        m.board.irq(4)(True)
+        assert [apic.pending() for apic in apics] == [number in listeners for number in (0, 1)]
+        assert apics[listeners[-1]].acknowledge() == 0x0C
+        assert not any(apic.pending() for apic in apics)
+
+
 IO_APIC, LOCAL_APIC = 0xFEC0_0000, 0xFEE0_0000
 
 
