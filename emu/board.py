@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from emu.boot.bios.rom import ROM_BASE
 from emu.boot.layout import memory_map
 from emu.boot.request import Disk as FirmwareDisk
 from emu.clock import Clock
@@ -55,6 +56,7 @@ from emu.devices.serial import Serial
 from emu.devices.testdev import TestDevice
 from emu.devices.vga import Vga
 from emu.errors import UsageError
+from emu.state import CpuState
 from mmu.memory import Memory
 
 __all__ = ["MIN_MEMORY", "Board", "BoardOptions", "add_memory"]
@@ -289,10 +291,23 @@ def _connect(cpu: Vcpu, apic: LocalApic) -> None:
     cpu.pins.source = apic
     cpu.read_cr8 = lambda: apic.cr8  # type: ignore[method-assign]
     cpu.write_cr8 = lambda value: setattr(apic, "cr8", value)  # type: ignore[method-assign]
+    cpu.init = partial(_init, cpu, cpu.init)  # type: ignore[method-assign]
     cpu.cpuid.apic_enabled = lambda: apic.enabled
     cpu.msrs.on_tsc_changed = apic.timer.tsc_changed
     for index, (read, write) in apic.registers.msrs().items():
         cpu.msrs.add(index, read, write)
+
+
+def _init(cpu: Vcpu, init: Callable[[], None]) -> None:
+    """Do an INIT, and let the boot processor run the firmware where it is, at F000:FFF0.
+
+    It starts 16 bytes below 4 GiB, where a board shows its ROM again. Here that is no slot: what
+    the MMU keeps for each frame reaches up to the highest one.
+    """
+    init()  # inside a hook of this processor's own: later, by way of here
+    start = CpuState.reset().segments["cs"].base
+    if cpu.index == 0 and cpu.regs.cs.base == start:
+        cpu.regs.cs = cpu.regs.cs._replace(base=ROM_BASE)
 
 
 def _nowhere(_level: bool) -> None:

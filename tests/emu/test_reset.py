@@ -133,6 +133,7 @@ def resuming(way: str, code: int) -> bytes:
 def test_a_shutdown_code_leads_on_through_0040_0067(way: str, code: int) -> None:
     with Machine(resuming(way, code), cpus=2, **FLAT) as m:
         m.phys[0x1000:0x1006] = bytes.fromhex("b005 e6f4 ebfe")
+        m.phys[0:0x400] = bytes(0x400)  # the firmware needs no interrupt vectors
         m.board.pic.write(0x21, 1, 0x5A)
         outcome = m.run(timeout=20)
         assert (outcome.kind, outcome.guest_code) == (Kind.GUEST_EXIT, 5)

@@ -26,7 +26,6 @@ from emu.boot.bios.keyboard import Keyboard
 from emu.boot.bios.rom import (
     HARDWARE_VECTORS,
     POST,
-    ROM_ALIAS,
     ROM_BASE,
     SERVICE_PORT,
     VECTORS,
@@ -110,9 +109,8 @@ class Bios:
         self._system = System(reserved)
 
     def install(self, memory: Memory) -> None:
-        """Add the ROM, below 1 MiB and below 4 GiB, and write what the firmware keeps in RAM."""
+        """Add the ROM slot, and write what the firmware keeps in RAM."""
         memory.add_rom(ROM_BASE, self.rom)
-        memory.add_rom(ROM_ALIAS, self.rom)
         self._write_data(memory)
 
     def _write_data(self, memory: Memory) -> None:

@@ -9,7 +9,7 @@ OUT to that port from anywhere else is none of its business. Every OUT starts a 
     0xf0000  header: what this is, for a person with a hex editor
     0xf0100  stubs, 64 bytes each, in order of vector
     0xf2000  free for tables of the board (`Bios(tables)`), to 0xfdfff
-    0xffff0  reset entry, BIOS date, model byte; the same below 4 GiB, where a processor starts
+    0xffff0  reset entry, BIOS date, model byte
 
 A service stub carries the service's CF and ZF over to the FLAGS that IRET will restore. Two more
 flags are signals to the stub itself: SF asks it to HLT until an interrupt and come again (a key is
@@ -25,7 +25,6 @@ from emu.errors import UsageError
 __all__ = [
     "HARDWARE_VECTORS",
     "POST",
-    "ROM_ALIAS",
     "ROM_BASE",
     "ROM_SIZE",
     "SERVICE_PORT",
@@ -38,7 +37,6 @@ __all__ = [
 
 SERVICE_PORT = 0xEA
 ROM_BASE = 0xF0000
-ROM_ALIAS = 0xFFFF_0000  # where the processor looks for it after reset
 ROM_SIZE = 0x10000
 TABLES = range(0xF2000, 0xFE000)
 VECTORS = range(0x78)
