@@ -190,6 +190,7 @@ def make_machine(
         audit=options.audit,
         jit=options.jit,
         clock=options.clock,
+        seed=options.seed,
         format=options.format if options.format != "auto" else kernel.format,
         address=options.address,
         entry=options.entry,

@@ -2,7 +2,8 @@
 """What this processor says of itself, and which of Unicorn's instructions it therefore has.
 
 The engine decodes by its own feature words, so they are cut down once to what really works, and
-CPUID then reports them: the two cannot disagree. What is cut although the model has it is in
+CPUID then reports them: the two cannot disagree. Only what we execute in the engine's stead is in
+no word of its own (`_OURS`). What is cut although the model has it is in
 `ABSENT`, by leaf; README quotes it.
 """
 
@@ -127,9 +128,13 @@ _KEEP = {
 _ADD = {
     F1_ECX: 1 << 31 | 1 << 24 | 1 << 21,
     F1_EDX: 1 << 9,
-    F7_EBX: 1 << 1,
+    F7_EBX: 1 << 1 | 1 << 18,
     F7_ECX: 1 << 2 | 1 << 3 | 1 << 16,
 }
+
+# CPUID shows them, and the engine is told that it has not got them: see emu.cpu.undefined.
+_OURS = ("rdrand", "rdseed")
+_HIDDEN = {FEATURE_NAMES[name][0]: 1 << FEATURE_NAMES[name][1] for name in _OURS}
 
 _CR4_OSXSAVE = 1 << 18
 _CR4_PKE = 1 << 22
@@ -164,21 +169,24 @@ class Cpuid:
         q[H.FEATURES_Q + _SVM_WORD] = 0
         # XCR0: x87, SSE and PKRU, the only states that TCG keeps.
         q[H.FEATURES_Q + _XSAVE_COMPONENTS] &= 0x203
+        self._shown = {word: q[H.FEATURES_Q + word] for word in _KEEP}
         for name in ABSENT:
             self.set_feature(name, False)
+        for name in _OURS:
+            self.set_feature(name, self.has(name))
         self.apic_enabled: Callable[[], bool] = lambda: True
         """Whether IA32_APIC_BASE has the local APIC on: CPUID shows it only then."""
 
     def has(self, name: str) -> bool:
         """Return whether a feature is on; raises KeyError for an unknown name."""
         word, bit = FEATURE_NAMES[name]
-        return bool(self._q[H.FEATURES_Q + word] >> bit & 1)
+        return bool(self._shown[word] >> bit & 1)
 
     def set_feature(self, name: str, on: bool) -> None:
         """Switch a feature; raises KeyError for an unknown name."""
         word, bit = FEATURE_NAMES[name]
-        at = H.FEATURES_Q + word
-        self._q[at] = self._q[at] & ~(1 << bit) | int(on) << bit
+        shown = self._shown[word] = self._shown[word] & ~(1 << bit) | int(on) << bit
+        self._q[H.FEATURES_Q + word] = shown & ~_HIDDEN.get(word, 0)
 
     def paging_features(self) -> Features:
         """Return what the MMU has to know."""
@@ -192,7 +200,7 @@ class Cpuid:
         )
 
     def _word(self, word: int) -> int:
-        return self._q[H.FEATURES_Q + word]
+        return self._shown[word]
 
     def leaf(self, eax: int, ecx: int) -> CpuidResult | None:
         """Return a leaf, or None where the engine's own answer is right."""

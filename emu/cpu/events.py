@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from emu.cpu import hidden as H
 from emu.cpu import raw
-from emu.cpu.decode import instruction_length, is_stack_access, length_of_prefixes
+from emu.cpu.decode import instruction_length, is_stack_access
 from emu.cpu.faults import Event, Shutdown, Source, Vector
 from emu.cpu.fill import PAGE_FAULT
 from emu.cpu.slice import Exit
@@ -44,6 +44,7 @@ class Events:
         self._pins = cpu.pins
         self._hooks = cpu.hooks
         self._handlers = cpu.intercepts.handlers
+        self._undefined = cpu.undefined
         self._delivery = cpu.delivery
         self._record = cpu.record
 
@@ -102,20 +103,11 @@ class Events:
     # --- Exceptions and software interrupts -----------------------------------------------------
 
     def _exception(self, vector: int) -> None:
-        if vector == Vector.UD:
-            code = self._cpu.read_code(15)
-            at = length_of_prefixes(code, self._cpu.bits)
-            if code[at : at + 1] == b"\xf1":  # INT1, which QEMU leaves out
-                self._icebp(at + 1)
-                return
+        if vector == Vector.UD and self._undefined.serve():
+            return
         error_code = self._d[H.ERROR_CODE_D] if vector in _WITH_ERROR_CODE else None
         cr2 = self._regs.cr2 if vector == Vector.PF else None
         self.deliver(Event(vector, Source.EXCEPTION, error_code, cr2))
-
-    def _icebp(self, length: int) -> None:
-        start = self._regs.rip
-        self._regs.rip = start + length
-        self.deliver(Event(Vector.DB, Source.ICEBP, start=start))
 
     def _software_interrupt(self, vector: int) -> None:
         # RIP is behind the instruction: INT n has two bytes, INT3 and INTO have one. Both INT 3

@@ -122,7 +122,7 @@ class Intercepts:
 
     # --- Finishing an instruction -----------------------------------------------------------
 
-    def _finish(self, length: int) -> None:
+    def finish(self, length: int) -> None:
         """Go on behind the instruction; with TF set, trap there."""
         cpu = self._cpu
         regs = cpu.regs
@@ -136,7 +136,8 @@ class Intercepts:
             regs.dr6 |= _DR6_BS
             cpu.events.deliver(Event(Vector.DB))
 
-    def _fault(self, fault: Fault) -> None:
+    def fault(self, fault: Fault) -> None:
+        """Deliver what the instruction deserves in its stead."""
         self._cpu.events.deliver(Event(fault.vector, error_code=fault.error_code, cr2=fault.cr2))
 
     def step_over(self, exit_code: int) -> None:
@@ -184,14 +185,14 @@ class Intercepts:
         if code[at + 1] == 0x20:
             self._q[number] = cpu.regs.cr0
         elif cpu.regs.cpl and cpu.regs.cr4 & _CR4_UMIP:
-            self._fault(Fault(Vector.GP))
+            self.fault(Fault(Vector.GP))
             return
         elif modrm >> 6 == 3 and (0x66 in code[:at]) == (cpu.bits == 16):
             self._q[number] = cpu.regs.cr0  # an operand size of 32 bits, or 64
         else:
             self.step_over(_EXIT_READ_CR0)
             return
-        self._finish(at + 3)
+        self.finish(at + 3)
 
     def _write_cr0(self) -> None:
         length, value = self._source()
@@ -203,30 +204,30 @@ class Intercepts:
         try:
             self._control.set_cr0(value)
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
             return
         if (old ^ regs.cr0) & CR0_PE:
             self.program()
-        self._finish(length)
+        self.finish(length)
 
     def _write_cr3(self) -> None:
         length, value = self._source()
         try:
             self._control.set_cr3(value or 0)
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
         else:
-            self._finish(length)
+            self.finish(length)
 
     def _write_cr4(self) -> None:
         length, value = self._source()
         try:
             self._control.set_cr4(value or 0)
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
         else:
             self.program()
-            self._finish(length)
+            self.finish(length)
 
     def _read_cr8(self) -> None:
         length, _, modrm = self._operand()
@@ -235,22 +236,22 @@ class Intercepts:
         if length > 3 and code[length - 4] & 0xF1 == 0x41:
             number |= 8
         self._q[number] = self._cpu.read_cr8()
-        self._finish(length)
+        self.finish(length)
 
     def _write_cr8(self) -> None:
         length, value = self._source()
         if value is None or value >> 4:
-            self._fault(Fault(Vector.GP))
+            self.fault(Fault(Vector.GP))
             return
         self._cpu.write_cr8(value)
-        self._finish(length)
+        self.finish(length)
 
     # --- The others ---------------------------------------------------------------------------
 
     def _umip(self) -> None:
         """SGDT, SIDT, SLDT and STR with CR4.UMIP: #GP(0) for users (SDM 3A 2.5)."""
         if self._cpu.regs.cpl:
-            self._fault(Fault(Vector.GP))
+            self.fault(Fault(Vector.GP))
             return
         for exit_code in _UMIP_EXITS:
             self._q[H.INTERCEPT_Q] &= ~_bit(exit_code)
@@ -276,9 +277,9 @@ class Intercepts:
         try:
             self._push(cpu.regs.rflags & ~(EFLAGS_RF | EFLAGS_VM), size)
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
         else:
-            self._finish(at + 1)
+            self.finish(at + 1)
 
     def _push(self, value: int, size: int) -> None:
         """Push 2 or 4 bytes for an instruction outside 64-bit mode; raises Fault."""
@@ -302,7 +303,7 @@ class Intercepts:
         self._pause_time = min(2 * self._pause_time, _LONGEST_PAUSE) if again else TIMED_INSTRUCTION
         cpu.slice.stall(max(min(self._pause_time, cpu.slice.left()), 1))
         self._pause_rip, self._pause_end = rip, cpu.slice.position()
-        self._finish(length_of_prefixes(cpu.read_code(15), cpu.bits) + 1)
+        self.finish(length_of_prefixes(cpu.read_code(15), cpu.bits) + 1)
         if not cpu.is_alone:
             cpu.slice.stop(Exit.YIELDED)
 
@@ -319,7 +320,7 @@ class Intercepts:
             cpu.mmu.invlpg(cpu.index, gva)
         cpu.flush_tlb()
         cpu.mmu.flushed(cpu.index)
-        self._finish(instruction_length(code, cpu))
+        self.finish(instruction_length(code, cpu))
 
     def _msr(self) -> None:
         cpu = self._cpu
@@ -335,6 +336,6 @@ class Intercepts:
                 q[0] = value & 0xFFFF_FFFF
                 q[2] = value >> 32 & 0xFFFF_FFFF
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
         else:
-            self._finish(length)
+            self.finish(length)

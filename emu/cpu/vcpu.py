@@ -46,6 +46,7 @@ from emu.cpu.registers import EFLAGS_IF, Registers
 from emu.cpu.reset import KEPT_BY_INIT, set_registers
 from emu.cpu.slice import Exit, Slice
 from emu.cpu.step import Step
+from emu.cpu.undefined import Undefined
 from emu.devices.bus import PortBus
 from emu.errors import EngineError
 from emu.state import CpuState
@@ -79,13 +80,14 @@ class Vcpu:
         features: Mapping[str, bool] | None = None,
         code: CompiledCode | None = None,
         count_blocks: bool = False,
+        seed: int = 0,
     ) -> None:
         """Make vCPU `index` of `cpus`, in its reset state.
 
         `memory` should have its RAM and ROM already; see `sync_slots` for those that come later.
         `now` is virtual time in ns; `features` switches CPUID features by name. With compiled
         `code` and a shadow MMU most TLB misses never enter Python; with `count_blocks` it is the
-        clock, too. Raises CalibrationError for an unknown Unicorn.
+        clock, too. `seed` is that of RDRAND. Raises CalibrationError for an unknown Unicorn.
         """
         self.index = index
         self.mmu = mmu
@@ -116,6 +118,7 @@ class Vcpu:
         self.delivery = Delivery(self.regs, self.linear, self.hidden, self.fills.load_cr3)
         self.msrs = Msrs(self)
         self.intercepts = Intercepts(self)
+        self.undefined = Undefined(self, seed)
         self.events = Events(self)
         # What others call, without a detour.
         self.set_intr, self.nmi = self.pins.set_intr, self.pins.nmi

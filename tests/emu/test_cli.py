@@ -20,6 +20,8 @@ HELLO = GUESTS["hello"].expected
 
 # Flat 32-bit programs.
 POWER_OFF = bytes.fromhex("66ba0406 66b80020 66ef f4")  # mov dx,604h; mov ax,2000h; out dx,ax; hlt
+# rdrand ebx; 4 times: mov al,bl; out e9h,al; shr ebx,8; out f4h,al
+RANDOM = bytes.fromhex("0fc7f3" + 4 * "88d8 e6e9 c1eb08" + "e6f4 f4")
 IDLE = bytes.fromhex("fa f4")
 TRIPLE_FAULT = bytes.fromhex("0f0b")
 FOREVER = bytes.fromhex("ebfe")
@@ -197,6 +199,19 @@ def quiet_loggers():
         for handler in list(logger.handlers):
             logger.removeHandler(handler)
             handler.close()
+
+
+# --- Seeds ---------------------------------------------------------------------------------------
+
+
+def test_random_numbers_are_those_of_the_seed(program, capfdbinary):
+    def number(*words):
+        main(program(RANDOM, "-debugcon", "stdio", *words))
+        return capfdbinary.readouterr().out
+
+    assert len(number()) == 4
+    assert number() == number("--seed", "0") == number("--clock", "instructions")
+    assert number("--seed", "1") == number("--seed", "1") != number()
 
 
 # --- Input --------------------------------------------------------------------------------------
