@@ -201,6 +201,23 @@ def quiet_loggers():
             handler.close()
 
 
+def test_a_run_is_the_same_whatever_standard_input_is(tmp_path):
+    def run(name, **stdin):
+        path = tmp_path / name
+        run_process("run", "guest:smc_smp", "-smp", "4", "--json", str(path), **stdin)
+        facts = json.loads(path.read_text("utf-8"))
+        return facts["instructions"], facts["serial_tail"], facts["counters"]
+
+    reader, writer = os.pipe()  # nobody writes, and it stays open
+    try:
+        waiting = run("pipe", stdin=reader)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert run("null") == waiting
+    assert run("empty", stdin=None, input=b"") == waiting
+
+
 # --- Seeds ---------------------------------------------------------------------------------------
 
 
