@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from emu.board import Board, BoardOptions, add_memory
 from emu.boot import RESUME_CODES, Bios, Boot, BootRequest, MemoryDisk, Module, load
 from emu.clock import Clock
-from emu.cpu.cpuid import FEATURE_NAMES
+from emu.cpu.cpuid import FEATURE_NAMES, can_be_had
 from emu.cpu.registers import Registers
 from emu.cpu.vcpu import Vcpu
 from emu.devices.apic_bus import DeliveryMode
@@ -426,6 +426,9 @@ def _paging_features(switches: dict[str, bool]) -> Features:
     unknown = sorted(set(switches) - set(FEATURE_NAMES))
     if unknown:
         raise UsageError(f"no CPU feature is called {unknown[0]!r}")
+    absent = sorted(name for name, on in switches.items() if on and not can_be_had(name))
+    if absent:
+        raise UsageError(f"CPU feature {absent[0]} is not to be had")
     return Features(
         nx=switches.get("nx", True),
         pse36=switches.get("pse36", True),

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from emu.cpu import hidden as H
 from mmu.arch import Features
 
-__all__ = ["ABSENT", "FEATURE_NAMES", "Cpuid", "CpuidResult"]
+__all__ = ["ABSENT", "FEATURE_NAMES", "Cpuid", "CpuidResult", "can_be_had"]
 
 # The order of QEMU's feature words (target/i386/cpu.h, FEAT_*).
 F1_EDX, F1_ECX, F7_EBX, F7_ECX, F7_EDX, F7_1_EAX, F81_EDX, F81_ECX = range(8)
@@ -140,6 +140,16 @@ _CR4_OSXSAVE = 1 << 18
 _CR4_PKE = 1 << 22
 
 
+def can_be_had(name: str) -> bool:
+    """Return whether a feature can be switched on; raises KeyError for an unknown name.
+
+    >>> can_be_had("smep"), can_be_had("avx")
+    (True, False)
+    """
+    word, bit = FEATURE_NAMES[name]
+    return name not in ABSENT and bool(_KEEP[word] >> bit & 1)
+
+
 class CpuidResult(NamedTuple):
     """The four registers that CPUID writes."""
 
@@ -183,7 +193,7 @@ class Cpuid:
         return bool(self._shown[word] >> bit & 1)
 
     def set_feature(self, name: str, on: bool) -> None:
-        """Switch a feature; raises KeyError for an unknown name."""
+        """Switch a feature that `can_be_had`; raises KeyError for an unknown name."""
         word, bit = FEATURE_NAMES[name]
         shown = self._shown[word] = self._shown[word] & ~(1 << bit) | int(on) << bit
         self._q[H.FEATURES_Q + word] = shown & ~_HIDDEN.get(word, 0)

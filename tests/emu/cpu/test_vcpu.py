@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from emu.cpu.cpuid import FEATURE_NAMES, can_be_had
 from emu.cpu.faults import Source
 from emu.cpu.slice import Exit
 from mmu.arch import ACCESS_IMPLICIT
@@ -560,6 +561,66 @@ def test_wrmsr_checks(rig: Rig, index: int, value: int, faults: bool) -> None:
     assert [vector for vector, _ in rig.events] == ([GP] if faults else [])
     if not faults:
         assert rig.cpu.msrs.read(index) == value
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "faults"),
+    [
+        pytest.param(0xFE, 0x508, True, id="MTRRCAP is read-only"),
+        pytest.param(0x2FF, 0xC06, False, id="DEF_TYPE: enabled, write-back"),
+        pytest.param(0x2FF, 0x802, True, id="DEF_TYPE: type 2"),
+        pytest.param(0x2FF, 0x1006, True, id="DEF_TYPE: bit 12"),
+        pytest.param(0x200, 0xFF_FFFF_F006, False, id="PHYSBASE0"),
+        pytest.param(0x200, 0x7, True, id="PHYSBASE0: UC- is no type here"),
+        pytest.param(0x20E, 0x100, True, id="PHYSBASE7: bit 8"),
+        pytest.param(0x200, 1 << 40, True, id="PHYSBASE0: above MAXPHYADDR"),
+        pytest.param(0x201, 0xFF_FFFF_F800, False, id="PHYSMASK0"),
+        pytest.param(0x201, 0x801, True, id="PHYSMASK0: bit 0"),
+        pytest.param(0x20F, 1 << 40, True, id="PHYSMASK7: above MAXPHYADDR"),
+        pytest.param(0x210, 0, True, id="PHYSBASE8"),
+        pytest.param(0x250, 0x0606_0606_0605_0401, False, id="FIX64K"),
+        pytest.param(0x26F, 0x0206_0606_0606_0606, True, id="FIX4K: type 2"),
+        pytest.param(0x3A, 5, True, id="FEATURE_CONTROL is locked"),
+    ],
+)
+def test_memory_types_are_checked(rig: Rig, index: int, value: int, faults: bool) -> None:
+    before = None if index == 0x210 else rig.cpu.msrs.read(index)
+    rig.protected("wrmsr")
+    rig.regs.rcx, rig.regs.rax, rig.regs.rdx = index, value & 0xFFFF_FFFF, value >> 32
+    rig.run()
+    assert [vector for vector, _ in rig.events] == ([GP] if faults else [])
+    if before is not None:
+        assert rig.cpu.msrs.read(index) == (before if faults else value)
+
+
+@pytest.mark.parametrize(
+    ("feature", "index"),
+    [
+        ("tsc_adjust", 0x3B),
+        ("apic", 0x1B),
+        ("tsc-deadline", 0x6E0),
+        ("mtrr", 0x2FF),
+        ("pat", 0x277),
+        ("sep", 0x175),
+        ("syscall", 0xC000_0081),
+        ("rdtscp", 0xC000_0103),
+    ],
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_an_msr_goes_with_its_feature(feature: str, index: int, there: bool) -> None:
+    rig = Rig(features={feature: there})
+    rig.cpu.msrs.add(0x1B, lambda: 0, lambda value: None)  # as a local APIC does
+    rig.cpu.msrs.add(0x6E0, lambda: 0, lambda value: None)
+    rig.protected("rdmsr")
+    rig.regs.rcx = index
+    rig.run()
+    assert [vector for vector, _ in rig.events] == ([] if there else [GP])
+    rig.close()
+
+
+@pytest.mark.parametrize("name", FEATURE_NAMES)
+def test_every_feature_is_there_or_not_to_be_had(rig: Rig, name: str) -> None:
+    assert rig.cpu.cpuid.has(name) is can_be_had(name)
 
 
 def test_pushf_in_real_mode_has_no_rf(rig: Rig) -> None:
