@@ -136,6 +136,14 @@ _ADD = {
 _OURS = ("rdrand", "rdseed")
 _HIDDEN = {FEATURE_NAMES[name][0]: 1 << FEATURE_NAMES[name][1] for name in _OURS}
 
+# CPUID.4: (type and level, ways and line size, sets less 1, flags). All are a core's own.
+_CACHES = (
+    (0x121, 0x01C0_003F, 0x3F, 1),  # L1, data: 32 KiB
+    (0x122, 0x01C0_003F, 0x3F, 1),  # L1, instructions: 32 KiB
+    (0x143, 0x03C0_003F, 0xFFF, 1),  # L2: 4 MiB
+)
+_INVARIANT_TSC = 1 << 8  # CPUID.80000007H:EDX
+
 _CR4_OSXSAVE = 1 << 18
 _CR4_PKE = 1 << 22
 
@@ -233,6 +241,13 @@ class Cpuid:
             edx |= 1 << 28
         return CpuidResult(self._d[H.CPUID_VERSION_D], ebx, ecx, edx)
 
+    def _leaf_4(self, ecx: int) -> CpuidResult:
+        """Return the caches; the top of EAX says how many cores there are, less one."""
+        if ecx >= len(_CACHES):
+            return CpuidResult(0, 0, 0, 0)
+        eax, *others = _CACHES[ecx]
+        return CpuidResult(eax | self._cpus - 1 << 26, *others)
+
     def _leaf_7(self, ecx: int) -> CpuidResult:
         if ecx:
             return CpuidResult(0, 0, 0, 0)
@@ -257,6 +272,9 @@ class Cpuid:
     def _leaf_ext_1(self, _ecx: int) -> CpuidResult:
         return CpuidResult(self._d[H.CPUID_VERSION_D], 0, self._word(F81_ECX), self._word(F81_EDX))
 
+    def _leaf_ext_7(self, _ecx: int) -> CpuidResult:
+        return CpuidResult(0, 0, 0, _INVARIANT_TSC if self.has("tsc") else 0)
+
     def _leaf_ext_8(self, _ecx: int) -> CpuidResult:
         linear = 57 if self.has("la57") else 48
         return CpuidResult(linear << 8 | 40, 0, 0, 0)
@@ -267,6 +285,7 @@ class Cpuid:
 
 _LEAVES = {
     1: Cpuid._leaf_1,
+    4: Cpuid._leaf_4,
     5: Cpuid._none,  # MONITOR
     6: Cpuid._none,  # thermal
     7: Cpuid._leaf_7,
@@ -275,7 +294,7 @@ _LEAVES = {
     0x14: Cpuid._none,  # processor trace
     0x4000_0000: Cpuid._leaf_hypervisor,
     0x8000_0001: Cpuid._leaf_ext_1,
-    0x8000_0007: Cpuid._none,
+    0x8000_0007: Cpuid._leaf_ext_7,
     0x8000_0008: Cpuid._leaf_ext_8,
     0x8000_000A: Cpuid._none,  # SVM
 }

@@ -528,6 +528,43 @@ def test_cpuid_tells_the_truth(rig: Rig, leaf: int, register: str, bit: int, the
     assert bool(getattr(rig.regs, register) >> bit & 1) is there
 
 
+def leaf(rig: Rig, eax: int, ecx: int = 0) -> tuple[int, int, int, int]:
+    """Execute CPUID."""
+    rig.protected("cpuid")
+    rig.regs.rax, rig.regs.rcx = eax, ecx
+    assert rig.run() is Exit.HALT
+    regs = rig.regs
+    return regs.rax, regs.rbx, regs.rcx, regs.rdx
+
+
+@pytest.mark.parametrize(("index", "cpus"), [(0, 1), (1, 2), (2, 3), (3, 4), (15, 16)])
+def test_cpuid_leaves_agree_on_the_topology(index: int, cpus: int) -> None:
+    """SDM 3A 8.9.3: as APIC IDs are taken to pieces by leaves 1 and 4, and by leaf 0xB."""
+    rig = Rig(index=index, cpus=cpus)
+    _, ebx, _, edx = leaf(rig, 1)
+    caches = [leaf(rig, 4, n)[0] for n in range(3)]
+    thread, core, end = (leaf(rig, 0xB, n) for n in range(3))
+    rig.close()
+    # One package of `cpus` cores, a thread each, each with caches of its own.
+    assert bool(edx >> 28 & 1) is (cpus > 1)
+    assert {eax >> 26 for eax in caches} == {cpus - 1}
+    assert {eax >> 14 & 0xFFF for eax in caches} == {0}
+    assert (thread[0], thread[1], thread[2] >> 8) == (0, 1, 1)
+    assert (core[0], core[1], core[2] >> 8) == ((cpus - 1).bit_length(), cpus, 2)
+    assert (end[1], end[2] >> 8) == (0, 0)
+    assert thread[3] == core[3] == ebx >> 24 == index
+    if cpus > 1:
+        assert ebx >> 16 & 0xFF == cpus
+
+
+def test_cpuid_caches_end(rig: Rig) -> None:
+    assert [leaf(rig, 4, n)[0] & 0xFF for n in range(5)] == [0x21, 0x22, 0x43, 0, 0]
+
+
+def test_tsc_is_invariant(rig: Rig) -> None:
+    assert leaf(rig, 0x8000_0007) == (0, 0, 0, 1 << 8)
+
+
 def test_physical_address_width_is_what_the_mmu_has(rig: Rig) -> None:
     rig.protected("cpuid")
     rig.regs.rax = 0x8000_0008
