@@ -58,6 +58,9 @@ _EXIT_GDTR_READ = 0x67
 _EXIT_LDTR_READ = 0x68
 _EXIT_TR_READ = 0x69
 _UMIP_EXITS = (_EXIT_IDTR_READ, _EXIT_GDTR_READ, _EXIT_LDTR_READ, _EXIT_TR_READ)
+_APIC_MSRS = frozenset((0x6E0, *range(0x800, 0x900)))
+_APIC_MSR = 200
+"""An MSR of the local APIC is a device: 2 us, so that a timer cannot be set for ever and ever."""
 _LOOP = 100  # instructions from a PAUSE to the same one, at most, in a loop that waits
 _LONGEST_PAUSE = 2_000  # 20 us
 _DR6_BD = 1 << 13
@@ -160,7 +163,6 @@ class Intercepts:
     def _source(self) -> tuple[int, int | None]:
         """Return (length, value) of the MOV CR at RIP; None for LMSW and CLTS."""
         cpu = self._cpu
-        cpu.slice.stall(TIMED_INSTRUCTION)
         code = cpu.read_code(15)
         at = length_of_prefixes(code, cpu.bits)
         if code[at + 1] != 0x22:
@@ -195,6 +197,7 @@ class Intercepts:
         self.finish(at + 3)
 
     def _write_cr0(self) -> None:
+        self._cpu.slice.stall(TIMED_INSTRUCTION)
         length, value = self._source()
         if value is None:  # LMSW and CLTS change nothing that concerns paging
             self.step_over(_EXIT_WRITE_CR0)
@@ -211,6 +214,7 @@ class Intercepts:
         self.finish(length)
 
     def _write_cr3(self) -> None:
+        """MOV CR3, which takes no longer than others: kernels switch address spaces by it."""
         length, value = self._source()
         try:
             self._control.set_cr3(value or 0)
@@ -220,6 +224,7 @@ class Intercepts:
             self.finish(length)
 
     def _write_cr4(self) -> None:
+        self._cpu.slice.stall(TIMED_INSTRUCTION)
         length, value = self._source()
         try:
             self._control.set_cr4(value or 0)
@@ -324,9 +329,9 @@ class Intercepts:
 
     def _msr(self) -> None:
         cpu = self._cpu
-        cpu.slice.stall(TIMED_INSTRUCTION)
         q = self._q
         index = q[1] & 0xFFFF_FFFF
+        cpu.slice.stall(_APIC_MSR if index in _APIC_MSRS else TIMED_INSTRUCTION)
         length = length_of_prefixes(cpu.read_code(15), cpu.bits) + 2
         try:
             if self._d[H.ERROR_CODE_D]:  # exit_info_1: 1 for WRMSR
