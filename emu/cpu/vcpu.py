@@ -43,7 +43,7 @@ from emu.cpu.msr import Msrs
 from emu.cpu.pins import Pins
 from emu.cpu.record import Record
 from emu.cpu.registers import EFLAGS_IF, Registers
-from emu.cpu.reset import KEPT_BY_INIT, set_registers
+from emu.cpu.reset import KEPT_BY_INIT, reset_fpu, set_registers, state_after_init
 from emu.cpu.slice import Exit, Slice
 from emu.cpu.step import Step
 from emu.cpu.undefined import Undefined
@@ -143,7 +143,11 @@ class Vcpu:
 
     def set_state(self, state: CpuState) -> None:
         """Put the processor into `state`; what that leaves open is as after reset."""
-        set_registers(self._engine.handle, self.regs, self.hidden, state)
+        reset_fpu(self._engine.handle)
+        self._start_from(state)
+
+    def _start_from(self, state: CpuState) -> None:
+        set_registers(self.regs, self.hidden, state)
         self.pins.clear()
         self.step.is_active = False
         self.choose_who_serves_events()
@@ -154,7 +158,7 @@ class Vcpu:
         self.intercepts.program()
 
     def init(self) -> None:
-        """Do what an INIT does (SDM 3A table 9-1): reset, but TSC, MSRs and FPU stay.
+        """Do what an INIT does (SDM 3A table 9-1): reset, but TSC, MSRs, FPU and CR0.CD stay.
 
         The boot processor then starts in the firmware, the others wait for a SIPI. From a hook of
         this processor's own it happens behind the instruction.
@@ -165,7 +169,7 @@ class Vcpu:
             return
         q = self.hidden.q
         kept = [(word, q[word]) for word in KEPT_BY_INIT]
-        self.set_state(CpuState.reset())
+        self._start_from(state_after_init(self.regs))
         for word, value in kept:
             q[word] = value
         self.halted = self.waits_for_sipi = self.index != 0

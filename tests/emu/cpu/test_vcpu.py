@@ -13,7 +13,7 @@ from emu.cpu.faults import Source
 from emu.cpu.slice import Exit
 from mmu.arch import ACCESS_IMPLICIT
 
-from .machine_double import Rig
+from .machine_double import CODE0, DATA0, Rig
 from .snippets import CODE
 
 PF, GP, SS, UD, DB, DE = 14, 13, 12, 6, 1, 0
@@ -780,5 +780,47 @@ def test_init_by_its_own_hand_happens_behind_the_instruction() -> None:
     rig.port.on_write = lambda port, value: rig.cpu.init()
     assert rig.run() is Exit.KICKED
     assert rig.cpu.waits_for_sipi
+    assert rig.regs.cr0 == 0x10
+    rig.close()
+
+
+# fninit; push 0x27f; fldcw [esp]; fld1; fchs; push 0x1f00; ldmxcsr [esp]; movd xmm3, esp; hlt
+SETS_FPU = "dbe3 687f020000 d92c24 d9e8 d9e0 68001f0000 0fae1424 660f6edc f4"
+# sub esp,0x200; and esp,-16; fxsave [esp]; hlt
+SAVES_FPU = "81ec00020000 83e4f0 0fae0424 f4"
+
+
+def saved_fpu(rig: Rig) -> bytes:
+    """Execute FXSAVE, and no more: control and status words, MXCSR, ST0 and XMM3."""
+    rig.put(0x1000, SAVES_FPU)
+    regs = rig.regs
+    regs.cr0 |= 1
+    for number in range(6):
+        flags = 0xCF9B00 if number == 1 else 0xCF9300
+        regs.set_segment(number, CODE0 if number == 1 else DATA0, 0, 0xFFFF_FFFF, flags)
+    regs.cr4 = 0x200
+    regs.rip, regs.rsp = 0x1000, 0x8000
+    rig.cpu.halted = rig.cpu.waits_for_sipi = False
+    assert rig.run() is Exit.HALT
+    image = rig.memory.read_block(regs.rsp, 0x200)
+    return image[:4] + image[24:28] + image[32:42] + image[208:224]
+
+
+def test_init_keeps_the_fpu_and_the_cache_bits_of_cr0() -> None:
+    """SDM 3A table 9-1."""
+    rig = Rig(index=1, cpus=2)
+    rig.flat32(SETS_FPU)
+    rig.regs.cr4 = 0x200
+    assert rig.run() is Exit.HALT
+    before = saved_fpu(rig)
+    assert before[:2] == b"\x7f\x02"
+    assert before[4:8] == b"\x00\x1f\0\0"
+    for bits in (0, 1 << 30, 3 << 29):
+        rig.regs.cr0 = 0x33 | bits
+        rig.cpu.init()
+        assert rig.regs.cr0 == 0x10 | bits
+        assert saved_fpu(rig) == before
+    rig.cpu.reset()
     assert rig.regs.cr0 == 0x6000_0010
+    assert saved_fpu(rig)[:8] == b"\x40\0\0\0\x80\x1f\0\0"
     rig.close()
