@@ -59,8 +59,8 @@ _EXIT_LDTR_READ = 0x68
 _EXIT_TR_READ = 0x69
 _UMIP_EXITS = (_EXIT_IDTR_READ, _EXIT_GDTR_READ, _EXIT_LDTR_READ, _EXIT_TR_READ)
 _APIC_MSRS = frozenset((0x6E0, *range(0x800, 0x900)))
-_APIC_MSR = 200
-"""An MSR of the local APIC is a device: 2 us, so that a timer cannot be set for ever and ever."""
+_APIC_MSR = 400
+"""An MSR of the local APIC is a device: 4 us, so that a timer cannot be set for ever and ever."""
 _LOOP = 100  # instructions from a PAUSE to the same one, at most, in a loop that waits
 _LONGEST_PAUSE = 2_000  # 20 us
 _DR6_BD = 1 << 13

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from emu.cpu import hidden as H
 from emu.cpu.faults import Fault, Vector
+from emu.cpu.registers import DESC_DPL_SHIFT, FS, GS
 from mmu.arch import CR0_PG
 
 if TYPE_CHECKING:
@@ -103,9 +104,12 @@ class Msrs:
     def _add_known(self) -> None:
         q = self._cpu.hidden.q
         for index, word in (
-            (0xC000_0100, H.SEGS_D + 4 * H.SEG_DWORDS + 2 >> 1),
-            (0xC000_0101, H.SEGS_D + 5 * H.SEG_DWORDS + 2 >> 1),
+            (0xC000_0100, H.SEGS_D + FS * H.SEG_DWORDS + 2 >> 1),
+            (0xC000_0101, H.SEGS_D + GS * H.SEG_DWORDS + 2 >> 1),
             (0xC000_0102, H.KERNEL_GS_BASE_Q),
+        ):
+            self._add_word(index, q, word, canonical=True, check=self._keep_bases)
+        for index, word in (
             (0xC000_0082, H.LSTAR_Q),
             (0xC000_0083, H.CSTAR_Q),
             (0x175, H.SYSENTER_ESP_Q),
@@ -186,6 +190,19 @@ class Msrs:
             self._add_stored(
                 index, 0, lambda new: _MTRR_TYPES.issuperset(new.to_bytes(8, "little"))
             )
+
+    def _keep_bases(self, _value: int) -> None:
+        """Let FS and GS outlive an IRETQ or RETFQ to CPL 3.
+
+        The processor nulls the selector of a segment whose DPL is above CPL there, no more (SDM
+        2A, IRET, RETURN-TO-OUTER-PRIVILEGE-LEVEL); the engine clears the base that was set here.
+        It looks at the DPL in the hidden part, which serves for nothing else.
+        """
+        d = self._cpu.hidden.d
+        for number in (FS, GS):
+            at = H.SEGS_D + number * H.SEG_DWORDS
+            if d[at] & 0xFFFC:
+                d[at + 5] |= 3 << DESC_DPL_SHIFT
 
     def _write_sysenter_cs(self, value: int) -> None:
         self._cpu.hidden.d[H.SYSENTER_CS_D] = value & 0xFFFF

@@ -26,7 +26,7 @@ KERNELS = {
 NS = {
     "in": 1000,
     "out": 1000,
-    "wrmsr, TSC deadline": 2000,
+    "wrmsr, TSC deadline": 4000,
 }  # all others take 500, or what is said of them below
 NS |= {name: 10_500 for name in KERNELS if "toggled" in name}
 

@@ -660,6 +660,24 @@ def test_every_feature_is_there_or_not_to_be_had(rig: Rig, name: str) -> None:
     assert rig.cpu.cpuid.has(name) is can_be_had(name)
 
 
+@pytest.mark.parametrize("register", ["fs", "gs"])
+@pytest.mark.parametrize("selector", [DATA0, 0], ids=["DPL 0", "null"])
+@pytest.mark.parametrize("swaps", [False, True], ids=["base", "kernel base"])
+def test_a_base_outlives_the_way_to_cpl_3(rig, register: str, selector: int, swaps: bool) -> None:
+    """SDM 2A, IRET: of a segment that CPL 3 may not use only the selector becomes null."""
+    rig.long("iretq to cpl 3")
+    rig.put(0x1100, "0f0b")
+    number = {"fs": 4, "gs": 5}[register]
+    flags = 0xCF9300 if selector else 0
+    rig.regs.set_segment(number, selector, 0x77 if swaps else 0, 0xFFFF_FFFF, flags)
+    rig.regs.rcx = 0xC000_0102 if swaps else 0xC000_00FC + number
+    rig.regs.rdx, rig.regs.rax = 0x1234, 0x5678_9ABC
+    assert rig.run() is Exit.HALT
+    assert rig.events == [(UD, 0x1100)]
+    base = getattr(rig.regs, register).base
+    assert base == (0x77 if swaps else 0x1234_5678_9ABC)
+
+
 def test_pushf_in_real_mode_has_no_rf(rig: Rig) -> None:
     rig.real(CODE["pushf"].hex())
     rig.regs.rflags = 0x1_0203
