@@ -118,9 +118,12 @@ class Delivery:
         linear: LinearMemory,
         state: H.HiddenState,
         load_cr3: Callable[[int], None],
+        breakpoints_changed: Callable[[], None],
     ) -> None:
-        """Work on these registers and this memory; `load_cr3` is MOV CR3 for a task switch."""
+        """Work on these registers and this memory; for a task switch `load_cr3` is MOV CR3, and
+        `breakpoints_changed` is called when it has changed DR7."""
         self.load_cr3 = load_cr3
+        self.breakpoints_changed = breakpoints_changed
         self._task_traps = False  # the T bit of the task just switched to
         self._regs = regs
         self._linear = linear

@@ -142,6 +142,7 @@ class Engine:
         raw.use_virtual_tlb(self.handle)
         raw.map_mmio(self.handle, TRAP_WINDOW, 1 << 40, *mmio)
         cpu.fills.install(self._keep)
+        cpu.debug.install(self._keep)
 
     def _find_block_counter(self) -> int | None:
         """Return the address of `count_block` as machine code: ours, or else the compiled one."""

@@ -17,8 +17,9 @@ from emu.cpu import hidden as H
 from emu.cpu import raw
 from emu.cpu.decode import instruction_length, is_stack_access
 from emu.cpu.faults import Event, Shutdown, Source, Vector
-from emu.cpu.fill import PAGE_FAULT
+from emu.cpu.fill import PAGE_FAULT, WATCHED
 from emu.cpu.slice import Exit
+from emu.cpu.step import SINGLE_STEP
 from emu.errors import EngineError
 from mmu.api import NotCanonical
 
@@ -41,6 +42,7 @@ class Events:
         self._regs = cpu.regs
         self._slice = cpu.slice
         self._step = cpu.step
+        self._debug = cpu.debug
         self._pins = cpu.pins
         self._hooks = cpu.hooks
         self._handlers = cpu.intercepts.handlers
@@ -58,9 +60,15 @@ class Events:
                 self._hooks.finish_abort()
                 return
             stepped = self._step.is_active
-            if stepped and self._step.end(number):
-                return
-            if number >= PAGE_FAULT:
+            if stepped:
+                is_over = self._step.end(number)
+                self._debug.after_step(number == SINGLE_STEP, is_over)
+                if is_over:
+                    return
+            if number == WATCHED:
+                self._take_back_stop()
+                self._debug.access()
+            elif number >= PAGE_FAULT:
                 self._refused_fill(stepped)
             elif number < H.VMEXIT:
                 software = d[H.IS_INT_D]
@@ -80,6 +88,8 @@ class Events:
                 self._pins.take_nmi()
             else:
                 self._handlers[number - H.VMEXIT]()
+            if stepped:
+                self._debug.trap()
         except BaseException as error:
             self._cpu.fail(error)
         finally:

@@ -10,7 +10,8 @@ done. It costs the others nothing, needs no search for opcodes, and an exit take
     MOV from CR0, SMSW      SMSW with a 32-bit register is a 32-bit move; CR4.UMIP
     MOV CR3                 bad PDPTEs, reserved bits; and a reload of the same CR3 is seen
     RDMSR, WRMSR            emu.cpu.msr
-    MOV DR                  only under DR7.GD, and MOV to DR7
+    MOV DR                  MOV to DR, and all under DR7.GD (emu.cpu.debug)
+    IRET                    only while there are breakpoints on execution: RF
     PUSHF                   only in real mode: the image has no RF
     PAUSE                   the vCPU yields, or waits
     INVLPG                  under plug-ins that cannot do without: the whole TLB goes
@@ -54,6 +55,7 @@ _EXIT_READ_DR0 = 0x20
 _EXIT_WRITE_DR0 = 0x30
 _EXIT_IDTR_READ = 0x66
 _EXIT_PUSHF = 0x70
+_EXIT_IRET = 0x74
 _EXIT_GDTR_READ = 0x67
 _EXIT_LDTR_READ = 0x68
 _EXIT_TR_READ = 0x69
@@ -94,6 +96,7 @@ class Intercepts:
             _EXIT_WRITE_CR4: self._write_cr4,
             _EXIT_WRITE_CR8: self._write_cr8,
             _EXIT_PUSHF: self._pushf,
+            _EXIT_IRET: self._iret,
             H.EXIT_PAUSE: self._pause,
             H.EXIT_INVLPG: self._invlpg,
             H.EXIT_MSR: self._msr,
@@ -115,12 +118,14 @@ class Intercepts:
             wanted |= _bit(H.EXIT_INVLPG)
         if not regs.cr0 & CR0_PE:
             wanted |= _bit(_EXIT_PUSHF)
+        if self._cpu.debug.has_code:
+            wanted |= _bit(_EXIT_IRET)
         if umip:
             wanted |= sum(map(_bit, _UMIP_EXITS))
         self._q[H.INTERCEPT_Q] = wanted
         guarded = bool(regs.dr7 & _DR7_GD)
         h[H.INTERCEPT_DR_READ_H] = 0xFF if guarded else 0
-        h[H.INTERCEPT_DR_WRITE_H] = 0xFF if guarded else 1 << 7
+        h[H.INTERCEPT_DR_WRITE_H] = 0xFF
         self._d[H.INTERCEPT_EXCEPTIONS_D] = 0xFFFF_FFFF & ~self._cpu.native_exceptions
 
     # --- Finishing an instruction -----------------------------------------------------------
@@ -160,12 +165,13 @@ class Intercepts:
         at = length_of_prefixes(code, cpu.bits)
         return at + 3, code[at + 1], code[at + 2] if len(code) > at + 2 else 0
 
-    def _source(self) -> tuple[int, int | None]:
-        """Return (length, value) of the MOV CR at RIP; None for LMSW and CLTS."""
+    def _source(self, opcode: int = 0x22) -> tuple[int, int | None]:
+        """Return (length, value) of the MOV to CR (0F 22) or DR (0F 23) at RIP; None for LMSW and
+        CLTS."""
         cpu = self._cpu
         code = cpu.read_code(15)
         at = length_of_prefixes(code, cpu.bits)
-        if code[at + 1] != 0x22:
+        if code[at + 1] != opcode:
             return 0, None
         number = code[at + 2] & 7
         if cpu.bits == 64:
@@ -263,15 +269,26 @@ class Intercepts:
         self._cpu.step.begin()
 
     def _debug_register(self) -> None:
-        """Any access under DR7.GD is #DB (SDM 3B 17.2.4); else a write of DR7, which may set GD."""
-        regs = self._cpu.regs
+        """Any access under DR7.GD is #DB (SDM 3B 17.2.4); else a write."""
+        cpu = self._cpu
+        regs = cpu.regs
         if regs.dr7 & _DR7_GD:
             regs.dr6 |= _DR6_BD
-            self._cpu.events.deliver(Event(Vector.DB))
+            cpu.events.deliver(Event(Vector.DB))
             self.program()
             return
-        self._h[H.INTERCEPT_DR_WRITE_H] = 0
-        self._cpu.step.begin()
+        length, value = self._source(0x23)
+        try:
+            cpu.debug.write(cpu.read_code(length)[-1] >> 3 & 7, value or 0)
+        except Fault as fault:
+            self.fault(fault)
+        else:
+            self.program()
+            self.finish(length)
+
+    def _iret(self) -> None:
+        self._q[H.INTERCEPT_Q] &= ~_bit(_EXIT_IRET)
+        self._cpu.debug.iret()
 
     def _pushf(self) -> None:
         """PUSHF in real mode: Unicorn's image has RF as it is, the processor's has it clear."""

@@ -106,6 +106,7 @@ def switch_task(
     regs.tr = Segment(selector, target.base, target.limit, attributes)
     regs.cr0 |= _CR0_TS
     regs.dr7 &= ~_DR7_LOCAL
+    tables.breakpoints_changed()
     if new_cr3 is not None and regs.cr0 & _CR0_PG:
         tables.load_cr3(new_cr3)
     _load_registers(regs, registers, wide)

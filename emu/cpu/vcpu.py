@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
 from emu.cpu.cpuid import Cpuid
+from emu.cpu.debug import DebugRegisters
 from emu.cpu.delivery import Delivery
 from emu.cpu.engine import Engine
 from emu.cpu.events import Events
@@ -42,7 +43,7 @@ from emu.cpu.linear import LinearMemory
 from emu.cpu.msr import Msrs
 from emu.cpu.pins import Pins
 from emu.cpu.record import Record
-from emu.cpu.registers import EFLAGS_IF, Registers
+from emu.cpu.registers import EFLAGS_IF, EFLAGS_TF, Registers
 from emu.cpu.reset import KEPT_BY_INIT, reset_fpu, set_registers, state_after_init
 from emu.cpu.slice import Exit, Slice
 from emu.cpu.step import Step
@@ -115,7 +116,10 @@ class Vcpu:
         self.pins = Pins(self)
         self.fills = Fills(self, engine.handle, code)
         self.hooks = Hooks(self, ports)
-        self.delivery = Delivery(self.regs, self.linear, self.hidden, self.fills.load_cr3)
+        self.debug = DebugRegisters(self, engine.handle, watches_data=not engine.is_native)
+        self.delivery = Delivery(
+            self.regs, self.linear, self.hidden, self.fills.load_cr3, self.debug.refresh
+        )
         self.msrs = Msrs(self)
         self.intercepts = Intercepts(self)
         self.undefined = Undefined(self, seed)
@@ -148,6 +152,7 @@ class Vcpu:
 
     def _start_from(self, state: CpuState) -> None:
         set_registers(self.regs, self.hidden, state)
+        self.debug.refresh()
         self.pins.clear()
         self.step.is_active = False
         self.choose_who_serves_events()
@@ -287,6 +292,9 @@ class Vcpu:
         if running.kicked:
             running.kicked = False
             return Exit.KICKED
+        if not over and self.hidden.d[H.EFLAGS_D] & EFLAGS_TF:
+            self.debug.single_step()  # HLT is over at once then (SDM 3B 17.3.1.4)
+            return Exit.SHUTDOWN if self.shut_down else Exit.BUDGET
         if not over:
             self.halted = not self.can_wake
         return Exit.HALT if self.halted else Exit.BUDGET
