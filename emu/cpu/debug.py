@@ -88,7 +88,6 @@ class DebugRegisters:
         self._fill_callback = raw.FILL_CALLBACK(self._fill)
         self._code: dict[int, int] = {}  # linear address -> hook
         self._pages: dict[int, int] = {}  # page number -> hook
-        self._watched: list[Breakpoint] = []
         self._frames: dict[int, int] = {}  # in a step: frame -> linear page in the watch window
         self._hits = 0  # bits of DR6
         self._clears_image = False  # the step is a PUSHF
@@ -132,8 +131,7 @@ class DebugRegisters:
         d[H.HFLAGS_D] = d[H.HFLAGS_D] & ~H.HF_IOBPT | (H.HF_IOBPT if watches_ports else 0)
         self._hook_code({found.first for found in wanted if found.kind == _EXECUTION})
         if self._watches_data:
-            self._watched = [found for found in wanted if found.kind in (_WRITE, _READ_WRITE)]
-            self._hook_pages({found.first >> 12 for found in self._watched})
+            self._hook_pages({b.first >> 12 for b in wanted if b.kind in (_WRITE, _READ_WRITE)})
 
     def _hook_code(self, wanted: set[int]) -> None:
         if wanted == self._code.keys():
@@ -235,9 +233,9 @@ class DebugRegisters:
     def _look(self, gpa: int, size: int, *, is_write: bool) -> None:
         """Note which breakpoints an access in the watch window meets."""
         first = self._frames.get(gpa & ~0xFFF, -0x1000) | gpa & 0xFFF
-        for found in self._watched:
+        for found in breakpoints(self._regs.dr):
             meets = first <= found.last and found.first < first + size
-            if meets and (is_write or found.kind == _READ_WRITE):
+            if meets and (found.kind == _READ_WRITE or (is_write and found.kind == _WRITE)):
                 self._hits |= found.bit
 
     def access(self) -> None:

@@ -369,6 +369,16 @@ def test_task_gate_switches_and_nests() -> None:
     assert cpu.memory.read(0x1000 + 0x48 + 5, 1) == 0x8B  # busy
 
 
+def test_task_switch_disables_local_breakpoints_and_says_so() -> None:
+    cpu = Processor("protected")
+    new_task(cpu)
+    cpu.regs.dr7 = 0x7FF
+    seen: list[int] = []
+    cpu.delivery.breakpoints_changed = lambda: seen.append(cpu.regs.dr7)
+    cpu.delivery.deliver(Event(8, error_code=0))
+    assert seen == [0x6AA]
+
+
 @pytest.mark.parametrize(
     ("access", "limit", "expected"),
     [
