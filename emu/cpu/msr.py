@@ -81,6 +81,10 @@ class Msrs:
         if feature is None or self._cpu.cpuid.has(feature):
             self._table[index] = (read, write)
 
+    def __contains__(self, index: int) -> bool:
+        """Return whether there is such an MSR."""
+        return index in self._table
+
     def read(self, index: int) -> int:
         """Return an MSR; raises Fault (#GP) if there is none."""
         entry = self._table.get(index)
