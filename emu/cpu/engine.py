@@ -7,6 +7,7 @@ Physical addresses as the engine sees them (virtual TLB)::
     2**40 .. 2**41       the trap window: every access calls back with its guest-physical address
     2**41                two pages of ones: what a fetch from a device or a hole reads, and the MSR
                          bitmap that intercepts all; then the VMCB, which says where that is
+    2**42 .. 2**42+2**40 the watch window, the same for pages with data breakpoints (emu.cpu.debug)
 
 Under the native plug-in there is no trap window: devices and holes lie at their true addresses.
 """

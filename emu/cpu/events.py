@@ -65,11 +65,12 @@ class Events:
                 self._debug.after_step(number == SINGLE_STEP, is_over)
                 if is_over:
                     return
-            if number == WATCHED:
-                self._take_back_stop()
-                self._debug.access()
-            elif number >= PAGE_FAULT:
-                self._refused_fill(stepped)
+            if number >= PAGE_FAULT:
+                if number == WATCHED:
+                    self._take_back_stop()
+                    self._debug.access()
+                else:
+                    self._refused_fill(stepped)
             elif number < H.VMEXIT:
                 software = d[H.IS_INT_D]
                 d[H.IS_INT_D] = 0
