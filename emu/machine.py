@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from emu.board import Board, BoardOptions, add_memory
 from emu.boot import RESUME_CODES, Bios, Boot, BootRequest, MemoryDisk, Module, load
 from emu.clock import Clock
-from emu.cpu.cpuid import FEATURE_NAMES
+from emu.cpu.cpuid import FEATURE_NAMES, can_be_had
 from emu.cpu.registers import Registers
 from emu.cpu.vcpu import Vcpu
 from emu.devices.apic_bus import DeliveryMode
@@ -81,6 +81,7 @@ class Machine:
         quantum: int = DEFAULT_QUANTUM,
         jit: str = "auto",
         clock: str = "auto",
+        seed: int = 0,
         format: str = "auto",
         address: int | None = None,
         entry: int | None = None,
@@ -98,9 +99,9 @@ class Machine:
         `jit` is "on", "off" or "auto": compiled code for TLB misses. `clock` "blocks" counts blocks
         by their size, four bytes an instruction; "instructions" counts instructions one by one,
         which makes them ten times as dear. "auto" is "blocks" where blocks can be counted: on
-        x86-64 hosts, and on others with compiled code. `drive` is the firmware's number of the disk
-        that a boot sector comes from. With `reboot` a guest that resets the machine starts again;
-        without, that ends the run.
+        x86-64 hosts, and on others with compiled code. `seed` is that of RDRAND and RDSEED. `drive`
+        is the firmware's number of the disk that a boot sector comes from. With `reboot` a guest
+        that resets the machine starts again; without, that ends the run.
 
         Raises KernelError or UsageError with one line for a person, CalibrationError for an
         unknown Unicorn.
@@ -138,6 +139,7 @@ class Machine:
                 cpus=cpus,
                 now=lambda: self.clock.now,
                 features=cpu_features,
+                seed=seed,
                 code=code,
                 count_blocks=clock != "instructions",
             )
@@ -424,6 +426,9 @@ def _paging_features(switches: dict[str, bool]) -> Features:
     unknown = sorted(set(switches) - set(FEATURE_NAMES))
     if unknown:
         raise UsageError(f"no CPU feature is called {unknown[0]!r}")
+    absent = sorted(name for name, on in switches.items() if on and not can_be_had(name))
+    if absent:
+        raise UsageError(f"CPU feature {absent[0]} is not to be had")
     return Features(
         nx=switches.get("nx", True),
         pse36=switches.get("pse36", True),

@@ -23,7 +23,7 @@ _MSRS = (
     *(0x174, 0x175, 0x176),  # SYSENTER
     *(0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084),  # SYSCALL
     *(0xC000_0102, 0xC000_0103),  # KERNEL_GS_BASE, TSC_AUX
-    *(0x17A, 0x1A0, 0x3A, 0x1D9, 0x140),
+    *(0x17A, 0x1A0, 0x1D9, 0x140),
     *(0x2FF, *range(0x200, 0x210), 0x250, 0x258, 0x259, *range(0x268, 0x270)),  # MTRRs
 )
 
@@ -34,7 +34,7 @@ class PowerUpState:
     def __init__(self, cpu: Vcpu) -> None:
         """Note the MSRs of `cpu`."""
         self._cpu = cpu
-        self._msrs = {index: cpu.msrs.read(index) for index in _MSRS}
+        self._msrs = {index: cpu.msrs.read(index) for index in _MSRS if index in cpu.msrs}
 
     def restore(self) -> None:
         """Do what RESET does; the TSC counts from 0 again. Not while the processor runs."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from emu.clock import NS_PER_INSN, Clock
 from emu.cpu.slice import Exit
@@ -25,6 +26,19 @@ __all__ = ["DEFAULT_QUANTUM", "Scheduler"]
 _ALONE = 100_000
 DEFAULT_QUANTUM = 5_000
 """Instructions a vCPU runs before the next one does."""
+
+
+class Inbox(Protocol):
+    """What comes from outside the machine, for the machine's thread: see `emu.cli.inbox`."""
+
+    is_open: bool
+    """Whether anything may still come."""
+
+    def look(self) -> None:
+        """Do what has come."""
+
+    def sleep(self, ns: int | None) -> int:
+        """Wait at most so long in host time, or for ever, and return the ns that have passed."""
 
 
 class Scheduler:
@@ -40,6 +54,8 @@ class Scheduler:
         self._credit = 0  # executed, but not yet a whole ns for every vCPU awake
         self._deadline: float | None = None
         self._ending: tuple[Kind, int | None] | None = None
+        self.inbox: Inbox | None = None
+        """Looked into between slices: no event of the clock, which would cut them."""
         self.current: Vcpu = cpus[0]
         """The vCPU that runs now, or ran last."""
         self.is_unmaskable: Callable[[], bool] = lambda: False
@@ -129,6 +145,8 @@ class Scheduler:
             return ending
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return Kind.TIMEOUT, None
+        if self.inbox is not None:
+            self.inbox.look()
         cpu = self._pick()
         if cpu is None:
             return self._sleep()
@@ -181,8 +199,23 @@ class Scheduler:
         """All are halted: go on at the next event, or end if none can wake anybody."""
         when = self._clock.next_event
         heard = any(cpu.listens for cpu in self._cpus) or self.is_unmaskable()
+        if heard and self._sleeps_until_input(when):
+            return self._take_ending()
         if when is None or not heard:
             return Kind.IDLE, None
         self._credit = 0
         self._clock.run_due(max(when, self._clock.now))
         return self._take_ending()
+
+    def _sleeps_until_input(self, when: int | None) -> bool:
+        """Sleep at the host's pace while input may come; False if the event at `when` is next."""
+        inbox, clock = self.inbox, self._clock
+        if inbox is None or not inbox.is_open:
+            return False
+        self._credit = 0
+        now = clock.now
+        passed = inbox.sleep(None if when is None else max(when - now, 0))
+        if when is not None and now + passed >= when:
+            return False
+        clock.run_due(now + passed)
+        return True

@@ -121,11 +121,13 @@ def start_time(base: str | None) -> int | None:
 
 
 def cpu_features(options: RunOptions, warn: Callable[[str], None]) -> dict[str, bool]:
-    """Return the features that -cpu switches: "+f", "-f", "f", "f=on", "f=off"; unknown ones warn.
+    """Return the features that -cpu switches: "+f", "-f", "f", "f=on", "f=off".
+
+    Unknown ones warn, and so do those that are not to be had, as under QEMU.
 
     The model's name is passed over: there is one model, with everything that works.
     """
-    from emu.cpu.cpuid import FEATURE_NAMES
+    from emu.cpu.cpuid import FEATURE_NAMES, can_be_had
 
     switches = {}
     model, *words = options.cpu.split(",")
@@ -139,6 +141,8 @@ def cpu_features(options: RunOptions, warn: Callable[[str], None]) -> dict[str, 
         if known is None or value not in ("", "on", "off"):
             if name not in _QUIET_CPU_PROPERTIES:
                 warn(f"CPU property {word} is not known: passed over")
+        elif on and not can_be_had(known):
+            warn(f"CPU feature {known} is not to be had")
         else:
             switches[known] = on
     return switches
@@ -190,6 +194,7 @@ def make_machine(
         audit=options.audit,
         jit=options.jit,
         clock=options.clock,
+        seed=options.seed,
         format=options.format if options.format != "auto" else kernel.format,
         address=options.address,
         entry=options.entry,

@@ -52,7 +52,7 @@ how to run
   --timeout S             stop after S host seconds (exit code 124)
   --max-insns N           stop after N instructions (exit code 124)
   --quantum N             instructions a virtual CPU runs before the next has its turn
-  --seed N                seed of whatever is random
+  --seed N                seed of RDRAND and RDSEED (default 0)
   --jit on|off|auto       compiled code for TLB misses; auto (default): where it can be had
   --clock KIND            how time passes: blocks (by their size, fast), instructions (one by one,
                           exact), auto (default): blocks where the host's processor can count them

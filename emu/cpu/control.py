@@ -53,6 +53,9 @@ _CR4_PCE = 1 << 8
 # What a change of CR4 flushes (SDM 3A 4.10.4.1).
 _CR4_FLUSH = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 12 | 1 << 20 | 1 << 21 | 1 << 22
 _CR0_FLUSH = CR0_PG | CR0_WP | CR0_PE
+_NEW_TRANSLATION = 1_000
+"""A change of CR0 or CR4 that empties the TLB takes as long as so many instructions, 10 us: as on a
+hypervisor, which has other shadow tables to find then. Guests time loops around them."""
 
 
 class ControlRegisters:
@@ -93,6 +96,7 @@ class ControlRegisters:
             regs.efer = efer
             self._d[H.HFLAGS_D] &= ~H.HF_CS64
         if (value ^ old) & (_CR0_FLUSH | CR0_PDPTE_BITS):
+            cpu.slice.stall(_NEW_TRANSLATION)
             cpu.reload_paging()
 
     def set_cr3(self, value: int) -> None:
@@ -119,6 +123,7 @@ class ControlRegisters:
             self._check_pdptes(regs.cr0, regs.cr3, value, regs.efer)
         regs.cr4 = value
         if changed & _CR4_FLUSH:
+            cpu.slice.stall(_NEW_TRANSLATION)
             cpu.reload_paging()
 
     def _check_pdptes(self, cr0: int, cr3: int, cr4: int, efer: int) -> None:

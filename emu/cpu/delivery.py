@@ -53,6 +53,7 @@ __all__ = ["Delivery", "Descriptor", "check_io_permission"]
 
 _CR0_PE = 1
 _EFER_LMA = 1 << 10
+_DR6_BT = 1 << 15
 _DR7_GD = 1 << 13
 _TASK_GATE = 5
 _GATE_TYPES = frozenset({5, 6, 7, 14, 15})
@@ -117,9 +118,13 @@ class Delivery:
         linear: LinearMemory,
         state: H.HiddenState,
         load_cr3: Callable[[int], None],
+        breakpoints_changed: Callable[[], None],
     ) -> None:
-        """Work on these registers and this memory; `load_cr3` is MOV CR3 for a task switch."""
+        """Work on these registers and this memory; for a task switch `load_cr3` is MOV CR3, and
+        `breakpoints_changed` is called when it has changed DR7."""
         self.load_cr3 = load_cr3
+        self.breakpoints_changed = breakpoints_changed
+        self._task_traps = False  # the T bit of the task just switched to
         self._regs = regs
         self._linear = linear
         self._d = state.d
@@ -128,6 +133,8 @@ class Delivery:
 
     def deliver(self, event: Event) -> list[Event]:
         """Deliver `event`, or what it turns into; returns every event tried, in order.
+
+        A task with its T bit set has a #DB behind the event (SDM 3A 7.2.1).
 
         Raises Shutdown when a double fault cannot be delivered; the events tried so far are its
         argument. RIP, memory and all other registers are then as before.
@@ -146,13 +153,18 @@ class Delivery:
                 else:
                     self._deliver_real(event)
             except Fault as fault:
-                if event.start is not None:
+                if event.start is not None and not fault.in_new_task:
                     regs.rip = event.start
                 event = self._next_event(tried, fault)
                 tried.append(event)
             else:
                 self._entered(event)
-                return tried
+                if not self._task_traps:
+                    return tried
+                self._task_traps = False
+                regs.dr6 |= _DR6_BT
+                event = Event(Vector.DB)
+                tried.append(event)
 
     def _next_event(self, tried: list[Event], fault: Fault) -> Event:
         from emu.cpu.faults import Shutdown
@@ -335,7 +347,7 @@ class Delivery:
         from emu.cpu.task import switch_task
 
         # SDM 3A 7.3: the error code goes onto the new task's stack.
-        switch_task(self._regs, self._linear, self, gate.selector, event, ext)
+        self._task_traps = switch_task(self._regs, self._linear, self, gate.selector, event, ext)
 
     # --- Long mode (SDM 3A 6.14) -----------------------------------------------------------------
 

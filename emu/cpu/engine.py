@@ -7,6 +7,7 @@ Physical addresses as the engine sees them (virtual TLB)::
     2**40 .. 2**41       the trap window: every access calls back with its guest-physical address
     2**41                two pages of ones: what a fetch from a device or a hole reads, and the MSR
                          bitmap that intercepts all; then the VMCB, which says where that is
+    2**42 .. 2**42+2**40 the watch window, the same for pages with data breakpoints (emu.cpu.debug)
 
 Under the native plug-in there is no trap window: devices and holes lie at their true addresses.
 """
@@ -142,6 +143,7 @@ class Engine:
         raw.use_virtual_tlb(self.handle)
         raw.map_mmio(self.handle, TRAP_WINDOW, 1 << 40, *mmio)
         cpu.fills.install(self._keep)
+        cpu.debug.install(self._keep)
 
     def _find_block_counter(self) -> int | None:
         """Return the address of `count_block` as machine code: ours, or else the compiled one."""

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from emu.cpu import hidden as H
 from emu.cpu import raw
-from emu.cpu.decode import instruction_length, is_stack_access, length_of_prefixes
+from emu.cpu.decode import instruction_length, is_stack_access
 from emu.cpu.faults import Event, Shutdown, Source, Vector
-from emu.cpu.fill import PAGE_FAULT
+from emu.cpu.fill import PAGE_FAULT, WATCHED
 from emu.cpu.slice import Exit
+from emu.cpu.step import SINGLE_STEP
 from emu.errors import EngineError
 from mmu.api import NotCanonical
 
@@ -41,9 +42,11 @@ class Events:
         self._regs = cpu.regs
         self._slice = cpu.slice
         self._step = cpu.step
+        self._debug = cpu.debug
         self._pins = cpu.pins
         self._hooks = cpu.hooks
         self._handlers = cpu.intercepts.handlers
+        self._undefined = cpu.undefined
         self._delivery = cpu.delivery
         self._record = cpu.record
 
@@ -57,10 +60,17 @@ class Events:
                 self._hooks.finish_abort()
                 return
             stepped = self._step.is_active
-            if stepped and self._step.end(number):
-                return
+            if stepped:
+                is_over = self._step.end(number)
+                self._debug.after_step(number == SINGLE_STEP, is_over)
+                if is_over:
+                    return
             if number >= PAGE_FAULT:
-                self._refused_fill(stepped)
+                if number == WATCHED:
+                    self._take_back_stop()
+                    self._debug.access()
+                else:
+                    self._refused_fill(stepped)
             elif number < H.VMEXIT:
                 software = d[H.IS_INT_D]
                 d[H.IS_INT_D] = 0
@@ -79,6 +89,8 @@ class Events:
                 self._pins.take_nmi()
             else:
                 self._handlers[number - H.VMEXIT]()
+            if stepped:
+                self._debug.trap()
         except BaseException as error:
             self._cpu.fail(error)
         finally:
@@ -102,20 +114,11 @@ class Events:
     # --- Exceptions and software interrupts -----------------------------------------------------
 
     def _exception(self, vector: int) -> None:
-        if vector == Vector.UD:
-            code = self._cpu.read_code(15)
-            at = length_of_prefixes(code, self._cpu.bits)
-            if code[at : at + 1] == b"\xf1":  # INT1, which QEMU leaves out
-                self._icebp(at + 1)
-                return
+        if vector == Vector.UD and self._undefined.serve():
+            return
         error_code = self._d[H.ERROR_CODE_D] if vector in _WITH_ERROR_CODE else None
         cr2 = self._regs.cr2 if vector == Vector.PF else None
         self.deliver(Event(vector, Source.EXCEPTION, error_code, cr2))
-
-    def _icebp(self, length: int) -> None:
-        start = self._regs.rip
-        self._regs.rip = start + length
-        self.deliver(Event(Vector.DB, Source.ICEBP, start=start))
 
     def _software_interrupt(self, vector: int) -> None:
         # RIP is behind the instruction: INT n has two bytes, INT3 and INTO have one. Both INT 3

@@ -39,6 +39,7 @@ SPECIAL_PAGES = 1 << 41
 
 PAGE_FAULT = compiled.PAGE_FAULT  # our own exception indices: a refused fill
 NOT_CANONICAL = PAGE_FAULT + 1
+WATCHED = PAGE_FAULT + 2  # a page with a data breakpoint: emu.cpu.debug
 
 _CODE_DROP = 1 << 63
 _CR4_SMAP = 1 << 21
@@ -68,6 +69,8 @@ class Fills:
         self._regs = cpu.regs
         self._linear = cpu.linear
         self._state = cpu.state_block
+        self._callback: tuple[Any, int] = 0, 0
+        self._hook = 0
         self._refusal: PageFault | NotCanonical | None = None
         self._fills_between_flushes = _FILLS_BEFORE_GROWING
         self._fills_left = _FILLS_BEFORE_GROWING
@@ -80,10 +83,12 @@ class Fills:
 
     def install(self, keep: list[Any]) -> None:
         """Hook TLB fills: by Python, or by compiled code that calls Python for what is left."""
-        python = raw.FILL_CALLBACK(self._make_fill())
+        self.fill = self._make_fill()
+        python = raw.FILL_CALLBACK(self.fill)
         keep.append(python)
+        self._callback = python, 0
         if self._code is None or not hasattr(self._mmu, "block"):
-            raw.add_hook(self._handle, raw.HOOK_TLB_FILL, python)
+            self.come_last()
             return
         words = self._state.words
         block = self._mmu.block(self._index)
@@ -91,7 +96,15 @@ class Fills:
         words[compiled.ENV // 8] = self._hidden.env_address
         words[compiled.HIT_BLOCK // 8] = block.address
         words[compiled.PYTHON_FILL // 8] = raw.address_of(python)
-        raw.add_hook(self._handle, raw.HOOK_TLB_FILL, self._code.fill, data=self._state.address)
+        self._callback = self._code.fill, self._state.address
+        self.come_last()
+
+    def come_last(self) -> None:
+        """Be asked about TLB misses behind all others that have hooked them."""
+        if self._hook:
+            raw.delete_hook(self._handle, self._hook)
+        callback, data = self._callback
+        self._hook = raw.add_hook(self._handle, raw.HOOK_TLB_FILL, callback, data=data)
 
     def reload_paging(self) -> None:
         """Empty the TLB and tell the MMU the control registers as they are now."""

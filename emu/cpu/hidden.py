@@ -85,6 +85,7 @@ HF_CS64 = 1 << 15
 HF_GUEST = 1 << 21
 HF_OSFXSR = 1 << 22
 HF_SMAP = 1 << 23
+HF_IOBPT = 1 << 24
 HF2_GIF = 1 << 0
 HF2_NMI = 1 << 2
 INTERRUPT_SMI = 0x0040

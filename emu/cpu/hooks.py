@@ -30,8 +30,8 @@ _DEVICE_READ = 50
 _DEVICES = range(3 << 30, 4 << 30)
 """Where devices are in memory; a read there is not cached and not posted."""
 TIMED_INSTRUCTION = 50
-"""CPUID, RDTSC, RDMSR and the like take long too, where a hypervisor looks at them. Guests wait in
-loops around RDTSC, and each turn costs us as much as a thousand other instructions."""
+"""CPUID, RDTSC, RDMSR, WRMSR and MOV to CR0 and CR4 take long too, as where a hypervisor looks at
+them. Guests wait in loops around RDTSC, and each turn costs us as much as a thousand others."""
 # Of env, what an instruction outside CPL 0 may change without a hook: up to the error code.
 _ABORT_BYTES = H.ERROR_CODE_D * 4
 

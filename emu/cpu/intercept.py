@@ -10,7 +10,8 @@ done. It costs the others nothing, needs no search for opcodes, and an exit take
     MOV from CR0, SMSW      SMSW with a 32-bit register is a 32-bit move; CR4.UMIP
     MOV CR3                 bad PDPTEs, reserved bits; and a reload of the same CR3 is seen
     RDMSR, WRMSR            emu.cpu.msr
-    MOV DR                  only under DR7.GD, and MOV to DR7
+    MOV DR                  MOV to DR, and all under DR7.GD (emu.cpu.debug)
+    IRET                    only while there are breakpoints on execution: RF
     PUSHF                   only in real mode: the image has no RF
     PAUSE                   the vCPU yields, or waits
     INVLPG                  under plug-ins that cannot do without: the whole TLB goes
@@ -54,10 +55,14 @@ _EXIT_READ_DR0 = 0x20
 _EXIT_WRITE_DR0 = 0x30
 _EXIT_IDTR_READ = 0x66
 _EXIT_PUSHF = 0x70
+_EXIT_IRET = 0x74
 _EXIT_GDTR_READ = 0x67
 _EXIT_LDTR_READ = 0x68
 _EXIT_TR_READ = 0x69
 _UMIP_EXITS = (_EXIT_IDTR_READ, _EXIT_GDTR_READ, _EXIT_LDTR_READ, _EXIT_TR_READ)
+_APIC_MSRS = frozenset((0x6E0, *range(0x800, 0x900)))
+_APIC_MSR = 400
+"""An MSR of the local APIC is a device: 4 us, so that a timer cannot be set for ever and ever."""
 _LOOP = 100  # instructions from a PAUSE to the same one, at most, in a loop that waits
 _LONGEST_PAUSE = 2_000  # 20 us
 _DR6_BD = 1 << 13
@@ -91,6 +96,7 @@ class Intercepts:
             _EXIT_WRITE_CR4: self._write_cr4,
             _EXIT_WRITE_CR8: self._write_cr8,
             _EXIT_PUSHF: self._pushf,
+            _EXIT_IRET: self._iret,
             H.EXIT_PAUSE: self._pause,
             H.EXIT_INVLPG: self._invlpg,
             H.EXIT_MSR: self._msr,
@@ -112,17 +118,19 @@ class Intercepts:
             wanted |= _bit(H.EXIT_INVLPG)
         if not regs.cr0 & CR0_PE:
             wanted |= _bit(_EXIT_PUSHF)
+        if self._cpu.debug.has_code:
+            wanted |= _bit(_EXIT_IRET)
         if umip:
             wanted |= sum(map(_bit, _UMIP_EXITS))
         self._q[H.INTERCEPT_Q] = wanted
         guarded = bool(regs.dr7 & _DR7_GD)
         h[H.INTERCEPT_DR_READ_H] = 0xFF if guarded else 0
-        h[H.INTERCEPT_DR_WRITE_H] = 0xFF if guarded else 1 << 7
+        h[H.INTERCEPT_DR_WRITE_H] = 0xFF
         self._d[H.INTERCEPT_EXCEPTIONS_D] = 0xFFFF_FFFF & ~self._cpu.native_exceptions
 
     # --- Finishing an instruction -----------------------------------------------------------
 
-    def _finish(self, length: int) -> None:
+    def finish(self, length: int) -> None:
         """Go on behind the instruction; with TF set, trap there."""
         cpu = self._cpu
         regs = cpu.regs
@@ -136,7 +144,8 @@ class Intercepts:
             regs.dr6 |= _DR6_BS
             cpu.events.deliver(Event(Vector.DB))
 
-    def _fault(self, fault: Fault) -> None:
+    def fault(self, fault: Fault) -> None:
+        """Deliver what the instruction deserves in its stead."""
         self._cpu.events.deliver(Event(fault.vector, error_code=fault.error_code, cr2=fault.cr2))
 
     def step_over(self, exit_code: int) -> None:
@@ -156,13 +165,13 @@ class Intercepts:
         at = length_of_prefixes(code, cpu.bits)
         return at + 3, code[at + 1], code[at + 2] if len(code) > at + 2 else 0
 
-    def _source(self) -> tuple[int, int | None]:
-        """Return (length, value) of the MOV CR at RIP; None for LMSW and CLTS."""
+    def _source(self, opcode: int = 0x22) -> tuple[int, int | None]:
+        """Return (length, value) of the MOV to CR (0F 22) or DR (0F 23) at RIP; None for LMSW and
+        CLTS."""
         cpu = self._cpu
-        cpu.slice.stall(TIMED_INSTRUCTION)
         code = cpu.read_code(15)
         at = length_of_prefixes(code, cpu.bits)
-        if code[at + 1] != 0x22:
+        if code[at + 1] != opcode:
             return 0, None
         number = code[at + 2] & 7
         if cpu.bits == 64:
@@ -184,16 +193,17 @@ class Intercepts:
         if code[at + 1] == 0x20:
             self._q[number] = cpu.regs.cr0
         elif cpu.regs.cpl and cpu.regs.cr4 & _CR4_UMIP:
-            self._fault(Fault(Vector.GP))
+            self.fault(Fault(Vector.GP))
             return
         elif modrm >> 6 == 3 and (0x66 in code[:at]) == (cpu.bits == 16):
             self._q[number] = cpu.regs.cr0  # an operand size of 32 bits, or 64
         else:
             self.step_over(_EXIT_READ_CR0)
             return
-        self._finish(at + 3)
+        self.finish(at + 3)
 
     def _write_cr0(self) -> None:
+        self._cpu.slice.stall(TIMED_INSTRUCTION)
         length, value = self._source()
         if value is None:  # LMSW and CLTS change nothing that concerns paging
             self.step_over(_EXIT_WRITE_CR0)
@@ -203,30 +213,32 @@ class Intercepts:
         try:
             self._control.set_cr0(value)
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
             return
         if (old ^ regs.cr0) & CR0_PE:
             self.program()
-        self._finish(length)
+        self.finish(length)
 
     def _write_cr3(self) -> None:
+        """MOV CR3, which takes no longer than others: kernels switch address spaces by it."""
         length, value = self._source()
         try:
             self._control.set_cr3(value or 0)
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
         else:
-            self._finish(length)
+            self.finish(length)
 
     def _write_cr4(self) -> None:
+        self._cpu.slice.stall(TIMED_INSTRUCTION)
         length, value = self._source()
         try:
             self._control.set_cr4(value or 0)
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
         else:
             self.program()
-            self._finish(length)
+            self.finish(length)
 
     def _read_cr8(self) -> None:
         length, _, modrm = self._operand()
@@ -235,37 +247,48 @@ class Intercepts:
         if length > 3 and code[length - 4] & 0xF1 == 0x41:
             number |= 8
         self._q[number] = self._cpu.read_cr8()
-        self._finish(length)
+        self.finish(length)
 
     def _write_cr8(self) -> None:
         length, value = self._source()
         if value is None or value >> 4:
-            self._fault(Fault(Vector.GP))
+            self.fault(Fault(Vector.GP))
             return
         self._cpu.write_cr8(value)
-        self._finish(length)
+        self.finish(length)
 
     # --- The others ---------------------------------------------------------------------------
 
     def _umip(self) -> None:
         """SGDT, SIDT, SLDT and STR with CR4.UMIP: #GP(0) for users (SDM 3A 2.5)."""
         if self._cpu.regs.cpl:
-            self._fault(Fault(Vector.GP))
+            self.fault(Fault(Vector.GP))
             return
         for exit_code in _UMIP_EXITS:
             self._q[H.INTERCEPT_Q] &= ~_bit(exit_code)
         self._cpu.step.begin()
 
     def _debug_register(self) -> None:
-        """Any access under DR7.GD is #DB (SDM 3B 17.2.4); else a write of DR7, which may set GD."""
-        regs = self._cpu.regs
+        """Any access under DR7.GD is #DB (SDM 3B 17.2.4); else a write."""
+        cpu = self._cpu
+        regs = cpu.regs
         if regs.dr7 & _DR7_GD:
             regs.dr6 |= _DR6_BD
-            self._cpu.events.deliver(Event(Vector.DB))
+            cpu.events.deliver(Event(Vector.DB))
             self.program()
             return
-        self._h[H.INTERCEPT_DR_WRITE_H] = 0
-        self._cpu.step.begin()
+        length, value = self._source(0x23)
+        try:
+            cpu.debug.write(cpu.read_code(length)[-1] >> 3 & 7, value or 0)
+        except Fault as fault:
+            self.fault(fault)
+        else:
+            self.program()
+            self.finish(length)
+
+    def _iret(self) -> None:
+        self._q[H.INTERCEPT_Q] &= ~_bit(_EXIT_IRET)
+        self._cpu.debug.iret()
 
     def _pushf(self) -> None:
         """PUSHF in real mode: Unicorn's image has RF as it is, the processor's has it clear."""
@@ -276,9 +299,9 @@ class Intercepts:
         try:
             self._push(cpu.regs.rflags & ~(EFLAGS_RF | EFLAGS_VM), size)
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
         else:
-            self._finish(at + 1)
+            self.finish(at + 1)
 
     def _push(self, value: int, size: int) -> None:
         """Push 2 or 4 bytes for an instruction outside 64-bit mode; raises Fault."""
@@ -302,7 +325,7 @@ class Intercepts:
         self._pause_time = min(2 * self._pause_time, _LONGEST_PAUSE) if again else TIMED_INSTRUCTION
         cpu.slice.stall(max(min(self._pause_time, cpu.slice.left()), 1))
         self._pause_rip, self._pause_end = rip, cpu.slice.position()
-        self._finish(length_of_prefixes(cpu.read_code(15), cpu.bits) + 1)
+        self.finish(length_of_prefixes(cpu.read_code(15), cpu.bits) + 1)
         if not cpu.is_alone:
             cpu.slice.stop(Exit.YIELDED)
 
@@ -319,13 +342,13 @@ class Intercepts:
             cpu.mmu.invlpg(cpu.index, gva)
         cpu.flush_tlb()
         cpu.mmu.flushed(cpu.index)
-        self._finish(instruction_length(code, cpu))
+        self.finish(instruction_length(code, cpu))
 
     def _msr(self) -> None:
         cpu = self._cpu
-        cpu.slice.stall(TIMED_INSTRUCTION)
         q = self._q
         index = q[1] & 0xFFFF_FFFF
+        cpu.slice.stall(_APIC_MSR if index in _APIC_MSRS else TIMED_INSTRUCTION)
         length = length_of_prefixes(cpu.read_code(15), cpu.bits) + 2
         try:
             if self._d[H.ERROR_CODE_D]:  # exit_info_1: 1 for WRMSR
@@ -335,6 +358,6 @@ class Intercepts:
                 q[0] = value & 0xFFFF_FFFF
                 q[2] = value >> 32 & 0xFFFF_FFFF
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
         else:
-            self._finish(length)
+            self.finish(length)

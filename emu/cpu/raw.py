@@ -46,6 +46,7 @@ HOOK_INTR: int = _uc.UC_HOOK_INTR
 HOOK_INSN: int = _uc.UC_HOOK_INSN
 HOOK_TLB_FILL: int = _uc.UC_HOOK_TLB_FILL
 HOOK_BLOCK: int = _uc.UC_HOOK_BLOCK
+HOOK_CODE: int = _uc.UC_HOOK_CODE
 INSN_IN: int = _x86.UC_X86_INS_IN
 INSN_OUT: int = _x86.UC_X86_INS_OUT
 INSN_SYSCALL: int = _x86.UC_X86_INS_SYSCALL
@@ -60,6 +61,7 @@ MODEL_ICELAKE_SERVER: int = _x86.UC_CPU_X86_ICELAKE_SERVER
 
 _u32, _u64, _ptr = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
 FILL_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, _u64, _u64, _u32, _u64, _u64)
+CODE_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64, _u32, _u64)
 INTR_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u32, _u64)
 IN_CALLBACK = ctypes.CFUNCTYPE(_u32, _u64, _u32, ctypes.c_int, _u64)
 OUT_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u32, ctypes.c_int, _u32, _u64)
@@ -119,18 +121,29 @@ def use_virtual_tlb(handle: int) -> None:
 
 
 def add_hook(
-    handle: int, kind: int, callback: Any, instruction: int | None = None, data: int = 0
+    handle: int,
+    kind: int,
+    callback: Any,
+    instruction: int | None = None,
+    data: int = 0,
+    within: tuple[int, int] = (1, 0),
 ) -> int:
-    """Hook every address; `instruction` goes with `HOOK_INSN`, `data` goes to the callback, which
+    """Hook the addresses `within` first and last, by default all of them, behind the hooks of the
+    kind that are there; `instruction` goes with `HOOK_INSN`, `data` goes to the callback, which
     is a callback object or the address of compiled code. Returns the hook's handle."""
     hook = ctypes.c_size_t()
     extra = () if instruction is None else (ctypes.c_int(instruction),)
     function = _ptr(callback) if isinstance(callback, int) else ctypes.cast(callback, _ptr)
     status = _lib.uc_hook_add(
-        _ptr(handle), ctypes.byref(hook), kind, function, _ptr(data), 1, 0, *extra
+        _ptr(handle), ctypes.byref(hook), kind, function, _ptr(data), *map(_u64, within), *extra
     )
     check(status, "uc_hook_add")
     return hook.value
+
+
+def delete_hook(handle: int, hook: int) -> None:
+    """Take back what `add_hook` returned; also inside hooks."""
+    check(_lib.uc_hook_del(_ptr(handle), ctypes.c_size_t(hook)), "uc_hook_del")
 
 
 def map_memory(handle: int, address: int, size: int, permissions: int, host: int) -> None:

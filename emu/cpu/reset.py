@@ -9,15 +9,34 @@ from emu.cpu.engine import VMCB
 from emu.cpu.hidden import HiddenState
 from emu.cpu.registers import Registers, attributes_to_flags
 from emu.state import GPRS, SEGMENTS, CpuState
+from mmu.arch import CR0_CD, CR0_NW
 
-__all__ = ["KEPT_BY_INIT", "set_registers"]
+__all__ = ["KEPT_BY_INIT", "reset_fpu", "set_registers", "state_after_init"]
 
 KEPT_BY_INIT = (*range(H.SYSENTER_CS_D // 2, H.PAT_Q + 1), H.XCR0_Q)
 """The words of env that an INIT leaves alone: the MSRs, and XCR0 (SDM 3A table 9-1)."""
+_KEPT_IN_CR0 = CR0_CD | CR0_NW
 
 
-def set_registers(handle: int, regs: Registers, hidden: HiddenState, state: CpuState) -> None:
-    """Set every register of an engine to `state`; what that leaves open is as after reset.
+def state_after_init(regs: Registers) -> CpuState:
+    """Return the state after an INIT: that after reset, with CR0.CD and CR0.NW as they are."""
+    state = CpuState.reset()
+    state.cr0 = state.cr0 & ~_KEPT_IN_CR0 | regs.cr0 & _KEPT_IN_CR0
+    return state
+
+
+def reset_fpu(handle: int) -> None:
+    """Put the x87 FPU and SSE of an engine into their power-up state; an INIT does not."""
+    for register, value in (
+        (raw.FPCW, 0x40),
+        (raw.FPSW, 0),
+        (raw.MXCSR, 0x1F80),
+    ):
+        raw.reg_write(handle, register, value)
+
+
+def set_registers(regs: Registers, hidden: HiddenState, state: CpuState) -> None:
+    """Set every register but those of the FPU to `state`; what it leaves open is as after reset.
 
     No TLB is flushed, and nobody told.
     """
@@ -47,9 +66,3 @@ def set_registers(handle: int, regs: Registers, hidden: HiddenState, state: CpuS
     regs.pkru = 0
     q[H.XCR0_Q] = 1
     q[H.PAT_Q] = 0x0007_0406_0007_0406
-    for register, value in (
-        (raw.FPCW, 0x40),
-        (raw.FPSW, 0),
-        (raw.MXCSR, 0x1F80),
-    ):
-        raw.reg_write(handle, register, value)

@@ -9,6 +9,7 @@ slice being over (`Slice.pause`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 from emu.cpu import compiled, raw
@@ -68,6 +69,7 @@ class Slice:
         self._budget = 0
         self._stop_at = -1  # the counter when a hook asked to stop
         self._code_is_stale = False
+        self._errand: Callable[[], None] | None = None
 
     # --- Time -----------------------------------------------------------------------------------
 
@@ -84,8 +86,12 @@ class Slice:
         return self._budget - self.progress()
 
     def count(self, instructions: int) -> None:
-        """Count more instructions, or fewer, than the engine does."""
-        self._clock[0] += instructions
+        """Count more instructions, or fewer, than the engine does.
+
+        A block of less than four bytes is none, and cannot be taken back.
+        """
+        clock = self._clock
+        clock[0] = max(clock[0] + instructions, 0)
 
     def stall(self, instructions: int) -> None:
         """Let time pass as `instructions` would take, in which the processor waits."""
@@ -139,10 +145,20 @@ class Slice:
             clock = self._clock
             clock[1] = min(clock[0], clock[1])
 
+    def leave_for(self, errand: Callable[[], None]) -> None:
+        """Leave the engine before its next instruction, call `errand`, and go on.
+
+        From the interrupt hook, or from a code hook whose instruction is that one.
+        """
+        self._errand = errand
+        raw.stop(self._handle)
+
     def drop_all_code(self) -> None:
         """Forget all translated code: soon, but not in mid-run."""
         self._code_is_stale = True
-        if self.is_running and not self.is_between:
+        if self.is_running and self.is_between:
+            self.leave_for(lambda: None)
+        elif self.is_running:
             self.pause()
 
     # --- Running --------------------------------------------------------------------------------
@@ -156,6 +172,8 @@ class Slice:
         try:
             while True:
                 over, error = self._enter()
+                if self._errand is not None and error == raw.ERR_OK:
+                    over = self._run_errand()
                 if not over or self.exit is not None or self.kicked:
                     break
                 if error != raw.ERR_OK or self._done >= self._budget:
@@ -164,6 +182,14 @@ class Slice:
             self.is_running = False
             self.executed += self._done
         return over, error
+
+    def _run_errand(self) -> bool:
+        """Do what the engine was left for; it counts as an instruction. Returns True."""
+        errand, self._errand = self._errand, None
+        self._done += 1
+        if errand is not None:
+            errand()
+        return True
 
     def _enter(self) -> tuple[bool, int]:
         """Run the engine for what is left of the slice: (whether the clock stopped it, uc_err)."""

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from emu.cpu import hidden as H
 from emu.cpu.faults import Vector
-from emu.cpu.registers import EFLAGS_TF
+from emu.cpu.registers import EFLAGS_RF, EFLAGS_TF
 
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
 
-__all__ = ["Step"]
+__all__ = ["SINGLE_STEP", "Step"]
 
-_SINGLE_STEP = H.VMEXIT + H.EXIT_EXCEPTION + Vector.DB
+SINGLE_STEP = H.VMEXIT + H.EXIT_EXCEPTION + Vector.DB
 
 
 class Step:
@@ -31,17 +31,25 @@ class Step:
         self.is_active = False
         self._tf = 0
         self._dr6 = 0
+        self._loads_flags = False
+        self.resumes = False
+        """Whether a breakpoint on the instruction has been seen to already."""
 
-    def begin(self, *, counted: bool = True) -> None:
+    def begin(
+        self, *, counted: bool = True, resumes: bool = False, loads_flags: bool = False
+    ) -> None:
         """Have the interrupt hook called behind the next instruction.
 
-        `counted`: the instruction has been counted already, and will be again.
+        `counted`: the instruction has been counted already, and will be again. `resumes`: it has no
+        breakpoint, whatever DR7 says. `loads_flags`: the trap flag will be the guest's behind it.
         """
         cpu, d = self._cpu, self._d
         self.is_active = True
         cpu.choose_who_serves_events()
         self._tf = d[H.EFLAGS_D] & EFLAGS_TF
         self._dr6 = cpu.regs.dr6
+        self._loads_flags = loads_flags
+        self.resumes = counted or resumes
         d[H.EFLAGS_D] |= EFLAGS_TF
         if counted:
             cpu.slice.count(-1)
@@ -53,10 +61,14 @@ class Step:
         cpu.choose_who_serves_events()
         cpu.pins.step_is_over()
         cpu.intercepts.program()
+        completed = number == SINGLE_STEP
+        if completed and not self._loads_flags:
+            self._d[H.EFLAGS_D] &= ~EFLAGS_RF
         if self._tf:
             return False
-        self._d[H.EFLAGS_D] &= ~EFLAGS_TF
-        if number != _SINGLE_STEP:
+        if not (completed and self._loads_flags):
+            self._d[H.EFLAGS_D] &= ~EFLAGS_TF
+        if not completed:
             return False
         cpu.regs.dr6 = self._dr6
         return True

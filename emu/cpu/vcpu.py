@@ -10,6 +10,7 @@
              --IN, OUT, CPUID...> Hooks  --> the port bus, Cpuid
              --trap window------> Hooks  --> Memory.read, Memory.write (devices, holes, live page
                                              tables)
+             --code hook, watch window--> DebugRegisters, where there are breakpoints
 
 Everything happens inside one `uc_emu_start`, hooks change the live state (`emu.cpu.hidden`) in
 place, and the engine is left only at the end of the budget, on HLT, when kicked, or when the
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
 from emu.cpu.cpuid import Cpuid
+from emu.cpu.debug import DebugRegisters
 from emu.cpu.delivery import Delivery
 from emu.cpu.engine import Engine
 from emu.cpu.events import Events
@@ -42,10 +44,11 @@ from emu.cpu.linear import LinearMemory
 from emu.cpu.msr import Msrs
 from emu.cpu.pins import Pins
 from emu.cpu.record import Record
-from emu.cpu.registers import EFLAGS_IF, Registers
-from emu.cpu.reset import KEPT_BY_INIT, set_registers
+from emu.cpu.registers import EFLAGS_IF, EFLAGS_TF, Registers
+from emu.cpu.reset import KEPT_BY_INIT, reset_fpu, set_registers, state_after_init
 from emu.cpu.slice import Exit, Slice
 from emu.cpu.step import Step
+from emu.cpu.undefined import Undefined
 from emu.devices.bus import PortBus
 from emu.errors import EngineError
 from emu.state import CpuState
@@ -79,13 +82,14 @@ class Vcpu:
         features: Mapping[str, bool] | None = None,
         code: CompiledCode | None = None,
         count_blocks: bool = False,
+        seed: int = 0,
     ) -> None:
         """Make vCPU `index` of `cpus`, in its reset state.
 
         `memory` should have its RAM and ROM already; see `sync_slots` for those that come later.
         `now` is virtual time in ns; `features` switches CPUID features by name. With compiled
         `code` and a shadow MMU most TLB misses never enter Python; with `count_blocks` it is the
-        clock, too. Raises CalibrationError for an unknown Unicorn.
+        clock, too. `seed` is that of RDRAND. Raises CalibrationError for an unknown Unicorn.
         """
         self.index = index
         self.mmu = mmu
@@ -113,9 +117,13 @@ class Vcpu:
         self.pins = Pins(self)
         self.fills = Fills(self, engine.handle, code)
         self.hooks = Hooks(self, ports)
-        self.delivery = Delivery(self.regs, self.linear, self.hidden, self.fills.load_cr3)
+        self.debug = DebugRegisters(self, engine.handle, watches_data=not engine.is_native)
+        self.delivery = Delivery(
+            self.regs, self.linear, self.hidden, self.fills.load_cr3, self.debug.refresh
+        )
         self.msrs = Msrs(self)
         self.intercepts = Intercepts(self)
+        self.undefined = Undefined(self, seed)
         self.events = Events(self)
         # What others call, without a detour.
         self.set_intr, self.nmi = self.pins.set_intr, self.pins.nmi
@@ -140,7 +148,12 @@ class Vcpu:
 
     def set_state(self, state: CpuState) -> None:
         """Put the processor into `state`; what that leaves open is as after reset."""
-        set_registers(self._engine.handle, self.regs, self.hidden, state)
+        reset_fpu(self._engine.handle)
+        self._start_from(state)
+
+    def _start_from(self, state: CpuState) -> None:
+        set_registers(self.regs, self.hidden, state)
+        self.debug.refresh()
         self.pins.clear()
         self.step.is_active = False
         self.choose_who_serves_events()
@@ -151,7 +164,7 @@ class Vcpu:
         self.intercepts.program()
 
     def init(self) -> None:
-        """Do what an INIT does (SDM 3A table 9-1): reset, but TSC, MSRs and FPU stay.
+        """Do what an INIT does (SDM 3A table 9-1): reset, but TSC, MSRs, FPU and CR0.CD stay.
 
         The boot processor then starts in the firmware, the others wait for a SIPI. From a hook of
         this processor's own it happens behind the instruction.
@@ -162,7 +175,7 @@ class Vcpu:
             return
         q = self.hidden.q
         kept = [(word, q[word]) for word in KEPT_BY_INIT]
-        self.set_state(CpuState.reset())
+        self._start_from(state_after_init(self.regs))
         for word, value in kept:
             q[word] = value
         self.halted = self.waits_for_sipi = self.index != 0
@@ -280,6 +293,9 @@ class Vcpu:
         if running.kicked:
             running.kicked = False
             return Exit.KICKED
+        if not over and self.hidden.d[H.EFLAGS_D] & EFLAGS_TF:
+            self.debug.single_step()  # HLT is over at once then (SDM 3B 17.3.1.4)
+            return Exit.SHUTDOWN if self.shut_down else Exit.BUDGET
         if not over:
             self.halted = not self.can_wake
         return Exit.HALT if self.halted else Exit.BUDGET

@@ -20,6 +20,12 @@ HELLO = GUESTS["hello"].expected
 
 # Flat 32-bit programs.
 POWER_OFF = bytes.fromhex("66ba0406 66b80020 66ef f4")  # mov dx,604h; mov ax,2000h; out dx,ax; hlt
+# rdrand ebx; 4 times: mov al,bl; out e9h,al; shr ebx,8; out f4h,al
+# mov eax,7; xor ecx,ecx; cpuid; shr ebx,7; and bl,1
+# mov eax,cr4; bts eax,20; mov cr4,eax; mov al,bl; out f4h,al
+SMEP = bytes.fromhex("b807000000 31c9 0fa2 c1eb07 80e301 0f20e0 0fbae814 0f22e0 88d8 e6f4 f4")
+SMEP_BIT = bytes.fromhex("b807000000 31c9 0fa2 c1eb07 80e301 88d8 e6f4 f4")
+RANDOM = bytes.fromhex("0fc7f3" + 4 * "88d8 e6e9 c1eb08" + "e6f4 f4")
 IDLE = bytes.fromhex("fa f4")
 TRIPLE_FAULT = bytes.fromhex("0f0b")
 FOREVER = bytes.fromhex("ebfe")
@@ -197,6 +203,64 @@ def quiet_loggers():
         for handler in list(logger.handlers):
             logger.removeHandler(handler)
             handler.close()
+
+
+def test_a_run_is_the_same_whatever_standard_input_is(tmp_path):
+    def run(name, **stdin):
+        path = tmp_path / name
+        run_process("run", "guest:smc_smp", "-smp", "4", "--json", str(path), **stdin)
+        facts = json.loads(path.read_text("utf-8"))
+        return facts["instructions"], facts["serial_tail"], facts["counters"]
+
+    reader, writer = os.pipe()  # nobody writes, and it stays open
+    try:
+        waiting = run("pipe", stdin=reader)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert run("null") == waiting
+    assert run("empty", stdin=None, input=b"") == waiting
+
+
+# --- Features -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "model", "status"),
+    [
+        pytest.param(SMEP_BIT, "max", 3, id="CPUID shows SMEP"),
+        pytest.param(SMEP_BIT, "max,-smep", 1, id="CPUID does not"),
+        pytest.param(SMEP, "max", 3, id="CR4.SMEP"),
+        pytest.param(SMEP, "max,-smep", 4, id="CR4.SMEP is reserved"),
+        pytest.param(SMEP, "max,smep=off", 4, id="the same, said otherwise"),
+    ],
+)
+def test_cpu_feature(program, capfd, code, model, status):
+    assert main(program(code, "-cpu", model)) == status
+    assert "warning" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["avx", "pcid", "vme", "monitor", "fma", "svm", "invpcid", "avx512f"]
+)
+@pytest.mark.parametrize("how", ["+{}", "{}", "{}=on"])
+def test_a_feature_that_is_not_to_be_had_warns(program, capfd, name, how):
+    assert main(program(EXIT_0, "-cpu", "max," + how.format(name))) == 1
+    warning = f"shadowcorn: warning: CPU feature {name} is not to be had\n"
+    assert warning in capfd.readouterr().err
+
+
+# --- Seeds ---------------------------------------------------------------------------------------
+
+
+def test_random_numbers_are_those_of_the_seed(program, capfdbinary):
+    def number(*words):
+        main(program(RANDOM, "-debugcon", "stdio", *words))
+        return capfdbinary.readouterr().out
+
+    assert len(number()) == 4
+    assert number() == number("--seed", "0") == number("--clock", "instructions")
+    assert number("--seed", "1") == number("--seed", "1") != number()
 
 
 # --- Input --------------------------------------------------------------------------------------

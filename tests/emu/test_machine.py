@@ -292,6 +292,7 @@ def test_code_written_by_the_debugger_runs() -> None:
         pytest.param({"cpus": 0}, UsageError, id="no vCPU"),
         pytest.param({"cpus": 17}, UsageError, id="too many vCPUs"),
         pytest.param({"cpu_features": {"flying": True}}, UsageError, id="no such feature"),
+        pytest.param({"cpu_features": {"avx": True}}, UsageError, id="a feature not to be had"),
         pytest.param({"shadow_pages": 1}, UsageError, id="pool too small"),
         pytest.param({"kernel": b""}, KernelError, id="empty kernel"),
         pytest.param({"kernel": "/nowhere/at/all"}, KernelError, id="no such file"),

@@ -119,6 +119,19 @@ def test_what_the_guest_did_to_chips_and_processor_is_undone() -> None:
         assert m.regs.read_all() == fresh.regs.read_all()
 
 
+@pytest.mark.parametrize("feature", ["mtrr", "sep", "syscall", "rdtscp", "lm"])
+def test_a_processor_without_some_msrs_starts_again(feature: str) -> None:
+    with Machine(program("hard"), reboot=True, cpu_features={feature: False}, **FLAT) as m:
+        assert m.run(timeout=20).guest_code == 0x10
+
+
+def test_a_watched_page_is_watched_no_more() -> None:
+    # mov eax, COUNT; mov dr0, eax; mov eax, 0x10002; mov dr7, eax: #DB without an IDT, if it lasts
+    before = "b800200000 0f23c0 b802000100 0f23f8"
+    with Machine(program("hard", before), reboot=True, **FLAT) as m:
+        assert m.run(timeout=20).guest_code == 0x10
+
+
 # --- The shutdown byte ----------------------------------------------------------------------------
 
 

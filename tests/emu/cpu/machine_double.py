@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from emu.cpu.slice import Exit
 from emu.cpu.vcpu import Vcpu
 from emu.devices.bus import PortBus
@@ -118,7 +120,9 @@ class Interrupts:
 class Rig:
     """`run` executes a hex program at 0x1000 in a given state until HLT."""
 
-    def __init__(self, *, index: int = 0, cpus: int = 1, flush_on_invlpg: bool = True) -> None:
+    def __init__(
+        self, *, index: int = 0, cpus: int = 1, flush_on_invlpg: bool = True, **options: Any
+    ) -> None:
         self.memory = Memory()
         self.memory.add_ram(0, RAM)
         self.mmu = IdentityMmu(self.memory)
@@ -126,7 +130,7 @@ class Rig:
         self.bus = PortBus()
         self.port = Port()
         self.bus.add(0x500, 0x50F, self.port, 4)
-        self.cpu = Vcpu(index, self.mmu, self.memory, self.bus, cpus=cpus, now=self.now)
+        self.cpu = Vcpu(index, self.mmu, self.memory, self.bus, cpus=cpus, now=self.now, **options)
         self.regs = self.cpu.regs
         self.interrupts = self.cpu.pins.source = Interrupts(self)
 
