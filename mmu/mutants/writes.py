@@ -146,7 +146,12 @@ class NeverCompared(Mutant):
     case = (7, 11)
 
     def _mutate(self) -> None:
-        around(self.cache, "is_stale", lambda is_stale, place: False)
+        def note_tables(note: Callable[[int], None], gfn: int) -> None:
+            note(gfn)
+            for page in self.cache.tables[gfn]:
+                page.came_from = None
+
+        around(self.cache, "_note_tables", note_tables)
 
 
 class RefillForgotten(Mutant):
@@ -156,8 +161,7 @@ class RefillForgotten(Mutant):
     case = (11,)
 
     def _mutate(self) -> None:
-        around(self.cache, "_note_refill", lambda note, place: None)
-        around(self.cache, "forget_stale", lambda forget, place: self.cache.drop_leaf(place))
+        around(self.cache, "_note_refill", lambda note, page, place: None)
 
 
 class UpperTablesOutOfSync(Mutant):

@@ -6,7 +6,8 @@
 2. Every present spte equals what a fresh walk gives, with its rights no wider; W only where the
    guest's D is set. (In a table out of sync: unless the guest's entry has changed since.)
 3. rmap and sptes name each other exactly; so do parents and children.
-4. A root in use is never recycled; a recycled page is reachable from nowhere.
+4. A root in use is never recycled; a recycled page is reachable from nowhere, and what a vCPU
+   remembers of its paths is what a walk finds.
 5. The pool never exceeds its bound.
 6. No frame is writable in one TLB and executable in another.
 
@@ -69,6 +70,7 @@ from .role import (
 
 if TYPE_CHECKING:
     from ..memory import Memory
+    from .context import ShadowContext
     from .mmu import ShadowMmu
 
 
@@ -346,6 +348,9 @@ def _check_roots(mmu: ShadowMmu) -> None:
             pins[root] += 1
             if context.root != root.base:
                 _fail(4, mmu, f"vCPU {cpu} starts at {context.root}, not at {root!r}")
+        for part, leaf in context.paths.items():
+            if _leaf_page(mmu, context, part << 21) is not leaf:
+                _fail(4, mmu, f"vCPU {cpu} takes {leaf!r} for the way to {part << 21:#x}")
     for page, wanted in pins.items():
         if page.pins != wanted:
             _fail(4, mmu, f"{page!r} is pinned {page.pins} times, run on by {wanted}")
@@ -364,6 +369,17 @@ def _check_roots(mmu: ShadowMmu) -> None:
     tables = sum(len(pages) for pages in mmu.cache.tables.values())
     if tables != sum(not page.direct for page in pins):
         _fail(4, mmu, "a recycled page still stands for a table")
+
+
+def _leaf_page(mmu: ShadowMmu, context: ShadowContext, gva: int) -> ShadowPage | None:
+    """Return the leaf page that a walk of the shadow tables comes to, if it does."""
+    place = context.root
+    for shift in context.shifts:
+        spte = mmu.words[place + ((gva & context.paging.gva_mask) >> shift & 511)]
+        if spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
+            return None
+        place = (spte & SPTE_FRAME) >> 3
+    return mmu.pool.page_at(place)
 
 
 def _check_bound(mmu: ShadowMmu) -> None:

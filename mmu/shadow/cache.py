@@ -45,8 +45,6 @@ from .pool import (
     NOTE_ABOUT,
     NOTE_CAME_FROM,
     NOTE_TABLE,
-    SPTE_EPOCH,
-    SPTE_EPOCH_SHIFT,
     SPTE_FRAME,
     SPTE_LARGE,
     SPTE_NX,
@@ -90,6 +88,7 @@ class ShadowCache:
         self.counters = counters
         self.policy = policy
         self.words = pool.words
+        self.epochs = pool.epochs
         frames = frames_of(memory)
         self.rmap = Rmap(frames)
         self.rmap_large = Rmap((frames >> 9) + 1)  # from gfn >> 9
@@ -103,6 +102,8 @@ class ShadowCache:
         # gfn -> for each word of the table, what the sptes behind it came from
         self.unsync: dict[int, array[int]] = {}
         self.obsolete: list[ShadowPage] = []  # unreachable, still to be taken apart
+        self.paths: list[dict[int, ShadowPage]] = []
+        """The vCPUs' :attr:`~mmu.shadow.context.ShadowContext.paths`, emptied with any path."""
         self._has_large = False  # the guest has used a large page
         self.trace: Tracer | None = None
         self.version = 0
@@ -130,20 +131,30 @@ class ShadowCache:
             self.frame_state[gfn] = FRAME_TABLE if protected else FRAME_RAM
 
     def _note_tables(self, gfn: int) -> None:
-        """Tell compiled code about the leaf tables that stand on a frame, after any change."""
+        """Tell the leaf pages that stand on a frame, and compiled code, what they follow from:
+        after any change of that."""
         pages = self.tables[gfn]
-        host = self.memory.host_address(gfn << PAGE_SHIFT)
+        memory = self.memory
+        host = memory.host_address(gfn << PAGE_SHIFT)
+        table64 = memory.table64(gfn)
         came_from = self.unsync.get(gfn)
         notes = self.pool.notes
         for page in pages:
-            if page.level > 1 or not host:
+            if page.level > 1:
+                continue
+            if table64 is not None:
+                page.table64 = table64
+                page.table = memory.table32(gfn) if page.glevels == 2 else table64
+            page.came_from = came_from
+            page.alone = len(pages) == 1
+            if not host:
                 continue
             about = gfn << PAGE_SHIFT | NOTE_IS_TABLE | page.access << NOTE_ACCESS_SHIFT
             if page.glevels > 2:
                 about |= NOTE_WIDE
             if page.glevels >= 4:
                 about |= NOTE_HAS_PKEY
-            if len(pages) == 1:
+            if page.alone:
                 about |= NOTE_ALONE
             notes[page.note + NOTE_ABOUT] = about
             notes[page.note + NOTE_TABLE] = host
@@ -201,7 +212,7 @@ class ShadowCache:
         self.version += 1
         words = self.words
         for place in self.rmap_large.places(gfn >> 9):
-            held = self.tlb.is_held((words[place] & SPTE_EPOCH) >> SPTE_EPOCH_SHIFT)
+            held = self.tlb.is_held(self.epochs[place])
             self.drop_leaf(place)
             if held:
                 self.tlb.flush_all()
@@ -228,22 +239,29 @@ class ShadowCache:
         """Empty an upper entry. The page below stays in the cache, to be found again."""
         words = self.words
         self.version += 1
+        self.forget_paths()
         self.pool.page_of(words[place]).parents.remove(place)
         words[place] = 0
 
+    def forget_paths(self) -> None:
+        """Have every vCPU walk from its root again."""
+        for paths in self.paths:
+            paths.clear()
+
     def set_leaf(self, place: int, spte: int) -> None:
         """Set a leaf entry over an empty one or another leaf, keeping the reverse maps."""
-        words = self.words
-        if self.unsync:
-            self._note_refill(place)
-        old = words[place]
+        page = self.pool.page_at(place)
+        in_sync = True
+        if page is not None and page.came_from is not None:
+            self._note_refill(page, place)
+            in_sync = False
+        old = self.words[place]
+        self.words[place] = spte
         if old & SPTE_PRESENT:
+            self.version += in_sync  # nobody keeps what follows from a table out of sync
             if not (old ^ spte) & (SPTE_FRAME | SPTE_TRAP):
-                self.version += 1
-                words[place] = spte
                 return
             self._forget_leaf(place, old)
-        words[place] = spte
         if spte & SPTE_LARGE:
             self._has_large = True
             self.rmap_large.add((spte & SPTE_FRAME) >> PAGE_SHIFT + 9, place)
@@ -251,7 +269,6 @@ class ShadowCache:
             self.rmap.add((spte & SPTE_FRAME) >> PAGE_SHIFT, place)
 
     def _forget_leaf(self, place: int, spte: int) -> None:
-        self.version += 1
         if spte & SPTE_LARGE:
             self.rmap_large.remove((spte & SPTE_FRAME) >> PAGE_SHIFT + 9, place)
         elif not spte & SPTE_TRAP:
@@ -259,8 +276,10 @@ class ShadowCache:
 
     def drop_leaf(self, place: int) -> None:
         """Empty a leaf entry."""
+        self.version += 1
         self._forget_leaf(place, self.words[place])
         self.words[place] = 0
+        self.epochs[place] = 0
 
     def zap_entry(self, page: ShadowPage, place: int) -> bool:
         """Empty one entry of ``page``; return whether a TLB may hold what it said."""
@@ -271,8 +290,9 @@ class ShadowCache:
         if page.level > 1 and not spte & SPTE_LARGE:
             self.unlink(place)
             return self._is_running(page)
+        epoch = self.epochs[place]
         self.drop_leaf(place)
-        return self.tlb.is_held((spte & SPTE_EPOCH) >> SPTE_EPOCH_SHIFT)
+        return self.tlb.is_held(epoch)
 
     def _is_running(self, page: ShadowPage) -> bool:
         """Return whether some vCPU's tables lead through a page now. If not, no TLB holds what it
@@ -303,7 +323,10 @@ class ShadowCache:
         if self.trace is not None:
             self.trace(f"kvm_mmu_prepare_zap_page: {describe_role(page.gfn, page.role)}")
         self.counters.mmu_shadow_zapped += 1
+        self.version += 1
         words = self.words
+        if page.parents:
+            self.forget_paths()
         for place in page.parents:
             words[place] = 0
         page.parents.clear()
@@ -461,60 +484,44 @@ class ShadowCache:
             self.tlb.flush_all()
         self._write_protect(gfn)
 
-    def _behind(self, place: int) -> tuple[ShadowPage, int] | None:
-        """Return the page of a leaf whose table is out of sync, and the word behind the leaf."""
-        page = self.pool.page_at(place)
-        if page is None or page.direct or page.gfn not in self.unsync:
-            return None
-        index = place & 511
-        if page.glevels == 2:
-            index = gpte_of_spte(index, page.level, page.quadrant) >> 1
-        return page, index
-
     def is_stale(self, place: int) -> bool:
-        """Return whether the guest's entry behind a leaf has changed unseen."""
-        behind = self._behind(place)
-        if behind is None:
+        """Return whether the guest's entry behind a leaf has changed unseen. The leaf then says
+        nothing, and the next fault sets it anew."""
+        page = self.pool.page_at(place)
+        if page is None or page.came_from is None:
             return False
-        page, index = behind
-        table = self.memory.table64(page.gfn)
-        return table is None or table[index] != self.unsync[page.gfn][index]
+        word = _word_behind(page, place)
+        return page.table64[word] != page.came_from[word]
 
-    def forget_stale(self, place: int) -> None:
-        """Empty every entry that came from the word behind a stale leaf."""
-        behind = self._behind(place)
-        if behind is not None:
-            page, index = behind
-            table = self.memory.table64(page.gfn)
-            self.unsync[page.gfn][index] = table[index] if table is not None else 0
-            for sibling in self.tables[page.gfn]:
-                self._zap_bytes(sibling, 8 * index, 8)
-
-    def _note_refill(self, place: int) -> None:
-        """Note what word a leaf is set from, if its table is out of sync.
+    def _note_refill(self, page: ShadowPage, place: int) -> None:
+        """Note what word a leaf of a table out of sync is set from.
 
         Only one word is remembered for all pages of the table, so if it has changed, the other
         sptes that came from it are zapped; they are stale, and nobody may count on stale entries.
         """
-        behind = self._behind(place)
-        if behind is None:
-            return
-        page, index = behind
-        table = self.memory.table64(page.gfn)
-        now = table[index] if table is not None else 0
-        if now != self.unsync[page.gfn][index]:
-            self.unsync[page.gfn][index] = now
+        came_from, table = page.came_from, page.table64
+        assert came_from is not None
+        word = _word_behind(page, place)
+        now = table[word]
+        if now != came_from[word]:
+            came_from[word] = now
+            if page.alone and page.table is table:
+                return  # one word, one entry
             for sibling in self.tables[page.gfn]:
-                self._zap_bytes(sibling, 8 * index, 8, but=place)
+                self._zap_bytes(sibling, 8 * word, 8, but=place)
 
     # --- Leaf entries -------------------------------------------------------------------------
 
     def make_leaf(self, gfn: int, rights: int, *, writable: bool, pkey: int = 0) -> int:
         """Return a leaf spte for a frame: ``rights`` of ``ACC_*``, and whether a store may happen
         now (the guest's D is set, or the store is the reason why we are here)."""
-        spte = SPTE_PRESENT | gfn << PAGE_SHIFT | rights & ACC_USER | pkey << SPTE_PKEY_SHIFT
+        spte = SPTE_PRESENT | gfn << PAGE_SHIFT | rights & ACC_USER
+        if pkey:
+            spte |= pkey << SPTE_PKEY_SHIFT
         if not rights & ACC_EXEC:
             spte |= SPTE_NX
+        if gfn < len(self.frame_state) and self.frame_state[gfn] == FRAME_RAM:
+            return spte | SPTE_WRITABLE if writable else spte
         slot = self.memory.slot_at(gfn << PAGE_SHIFT)
         if slot is None or slot.device is not None:
             spte |= SPTE_TRAP
@@ -538,6 +545,14 @@ class ShadowCache:
             and (group + 1) << 21 <= slot.end
             and group not in self.tables_in_large
         )
+
+
+def _word_behind(page: ShadowPage, place: int) -> int:
+    """Return which 64-bit word of its table a leaf of a page comes from."""
+    index = place & 511
+    if page.glevels == 2:
+        return gpte_of_spte(index, 1, page.quadrant) >> 1
+    return index
 
 
 def _changed_words(before: bytes, now: bytes) -> Iterable[int]:
