@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
+from emu.cpu.calibration import layout
 from emu.cpu.compiled import StateBlock
 from emu.cpu.cpuid import Cpuid
 from emu.cpu.decode import instruction_length, is_stack_access, length_of_prefixes
@@ -137,7 +138,6 @@ class Vcpu:
         `code` and a shadow MMU most TLB misses never enter Python; with `count_blocks` it is the
         clock, too. Raises CalibrationError for an unknown Unicorn.
         """
-        where = H.layout()
         self.index = index
         self.mmu = mmu
         self.memory = memory
@@ -153,7 +153,7 @@ class Vcpu:
         self.is_alone = cpus == 1
         self.native_exceptions = 1 << Vector.PF if mmu.name == _NATIVE else 0
         self._handle = raw.open_engine(raw.MODEL_ICELAKE_SERVER)
-        self.hidden = H.HiddenState(self._handle, where)
+        self.hidden = H.HiddenState(self._handle, layout())
         self.regs = Registers(self._handle, self.hidden)
         self.cpuid = Cpuid(self.hidden, index, cpus)
         for name, on in (features or {}).items():
