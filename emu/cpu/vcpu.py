@@ -57,11 +57,7 @@ from emu.devices.bus import PortBus
 from emu.errors import EngineError
 from emu.state import GPRS, SEGMENTS, CpuState
 from mmu.api import Mmu, NotCanonical
-from mmu.arch import (
-    ACCESS_READ,
-    ACCESS_USER,
-    Features,
-)
+from mmu.arch import Features
 from mmu.memory import Memory, Slot
 
 if TYPE_CHECKING:
@@ -414,18 +410,6 @@ class Vcpu:
                 self._pause()
             return
         self.fills.drop_code(gfn)
-
-    def push(self, value: int, size: int) -> None:
-        """Push 2 or 4 bytes for an instruction outside 64-bit mode; raises Fault."""
-        regs = self.regs
-        mask = 0xFFFF_FFFF if self.hidden.d[H.HFLAGS_D] & H.HF_SS32 else 0xFFFF
-        pointer = regs.rsp - size & mask
-        access = ACCESS_USER if regs.cpl == 3 else ACCESS_READ
-        address = regs.segment_base(2) + pointer & 0xFFFF_FFFF
-        self.linear.begin()
-        self.linear.stage(address, size, value, access, Vector.SS)
-        self.linear.commit()
-        regs.rsp = regs.rsp & ~mask | pointer
 
     def read_cr8(self) -> int:
         """Return the task priority; a local APIC overrides this."""
