@@ -3,8 +3,8 @@
 
     run(budget)
       engine --TLB miss--------> Fills  --> mmu.translate --> TLB entry, or a fault to deliver
-             --exception, int--> _intr  --> Delivery      --> new state, the engine goes on
-             --intercept-------> _intr  --> Intercepts    --> emulated, the engine goes on
+             --exception, int--> intr   --> Delivery      --> new state, the engine goes on
+             --intercept-------> intr   --> Intercepts    --> emulated, the engine goes on
              --IN, OUT---------> the port bus
              --trap window-----> Memory.read, Memory.write (devices, holes, live page tables)
 
@@ -14,61 +14,44 @@ processor shuts down. A refused TLB fill, too, is delivered without leaving: the
 exception index of ours before it refuses, and the interrupt hook takes back Unicorn's order to
 stop.
 
-Physical addresses as the engine sees them (virtual TLB)::
-
-    0 .. 2**40           RAM and ROM, where they are
-    2**40 .. 2**41       the trap window: every access calls back with its guest-physical address
-    2**41                two pages of ones: what a fetch from a device or a hole reads, and the MSR
-                         bitmap that intercepts all; then the VMCB, which says where that is
-
 Not emulated, because QEMU's TCG does not either: segment limits in protected mode, alignment
 checks (#AC), VME, PCID, AVX, MONITOR/MWAIT, performance counters, machine checks, SMM.
 """
 
 from __future__ import annotations
 
-import ctypes
-import struct
-from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
-from emu.cpu.calibration import layout
-from emu.cpu.compiled import StateBlock
 from emu.cpu.cpuid import Cpuid
 from emu.cpu.decode import instruction_length, is_stack_access, length_of_prefixes
 from emu.cpu.delivery import Delivery
+from emu.cpu.engine import Engine
 from emu.cpu.faults import Event, Shutdown, Source, Vector
-from emu.cpu.fill import PAGE_FAULT, SPECIAL_PAGES, TRAP_WINDOW, Fills
+from emu.cpu.fill import PAGE_FAULT, Fills
 from emu.cpu.hooks import Hooks
 from emu.cpu.intercept import Intercepts
 from emu.cpu.linear import LinearMemory
 from emu.cpu.msr import Msrs
-from emu.cpu.registers import (
-    EFLAGS_IF,
-    EFLAGS_TF,
-    Registers,
-    attributes_to_flags,
-)
+from emu.cpu.record import Record
+from emu.cpu.registers import EFLAGS_IF, EFLAGS_TF, Registers
+from emu.cpu.reset import KEPT_BY_INIT, set_registers
 from emu.devices.bus import PortBus
 from emu.errors import EngineError
-from emu.state import GPRS, SEGMENTS, CpuState
+from emu.state import CpuState
 from mmu.api import Mmu, NotCanonical
 from mmu.arch import Features
-from mmu.memory import Memory, Slot
+from mmu.memory import Memory
 
 if TYPE_CHECKING:
     from emu.jit import CompiledCode
 
-__all__ = ["Exit", "InterruptSource", "PastEvent", "Vcpu"]
+__all__ = ["Exit", "InterruptSource", "Vcpu"]
 
-_VMCB = SPECIAL_PAGES + 0x2000
-_CR0_PG = 1 << 31
 _WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17})
-_NATIVE = "native"
 
 
 class Exit(Enum):
@@ -94,15 +77,6 @@ class InterruptSource(Protocol):
 
     def acknowledge(self) -> int:
         """Return its vector and take it as begun."""
-
-
-class PastEvent(NamedTuple):
-    """An event that was delivered, or tried: where the processor stood, and at what instruction."""
-
-    event: Event
-    cs: int
-    rip: int
-    instruction: int
 
 
 class Vcpu:
@@ -140,32 +114,28 @@ class Vcpu:
         self.ports = ports
         self.now = now
         self.interrupts: InterruptSource | None = None
-        self._on_event: Callable[[PastEvent], None] | None = None
-        self._recent: deque[PastEvent] = deque(maxlen=compiled.RING_ENTRIES)
         self.halted = False
         self.shut_down = False
         self.executed = 0
         self.stalled = 0
         self.is_alone = cpus == 1
-        self.native_exceptions = 1 << Vector.PF if mmu.name == _NATIVE else 0
-        self._handle = raw.open_engine(raw.MODEL_ICELAKE_SERVER)
-        self.hidden = H.HiddenState(self._handle, layout())
-        self.regs = Registers(self._handle, self.hidden)
+        self._engine = engine = Engine(mmu, memory, code, count_blocks=count_blocks)
+        self.native_exceptions = 1 << Vector.PF if engine.is_native else 0
+        self.hidden = engine.hidden
+        self.state_block = engine.state_block
+        self.regs = Registers(engine.handle, self.hidden)
         self.cpuid = Cpuid(self.hidden, index, cpus)
         for name, on in (features or {}).items():
             self.cpuid.set_feature(name, on)
         self.features: Features = self.cpuid.paging_features()
         self.linear = LinearMemory(index, mmu, memory)
-        self.state_block = StateBlock()
-        self.fills = Fills(self, self._handle, code)
+        self.record = Record(self.state_block.words, self._choose_who_serves_events)
+        self.fills = Fills(self, engine.handle, code)
         self.hooks = Hooks(self, ports)
         self.delivery = Delivery(self.regs, self.linear, self.hidden, self.fills.load_cr3)
         self.msrs = Msrs(self)
         self.intercepts = Intercepts(self)
-        self._code = code
-        self._block_counter = self._find_block_counter() if count_blocks else None
-        self._counts_blocks = self._block_counter is not None
-        self._serves_events = self._counts_blocks and code is not None and hasattr(mmu, "block")
+        self._counts_blocks = engine.counts_blocks
         # The instruction counter of a slice and its limit: the engine's own, or the compiled one.
         self._clock = (
             self.state_block.words[0:2]
@@ -187,110 +157,14 @@ class Vcpu:
         self._nmi_waits = False
         self._step_tf = 0
         self._step_dr6 = 0
-        self._keep: list[Any] = []
-        self._map_special_pages()
-        self._slots: dict[int, Slot] = {}
-        self.sync_slots()
-        self._install_hooks()
+        self.sync_slots = engine.sync_slots
+        self.close = engine.close
+        engine.install(self)
         self.reset()
-
-    # --- The engine -------------------------------------------------------------------------
-
-    def _map_special_pages(self) -> None:
-        size = 0x3000
-        buffer = (ctypes.c_uint8 * (size + 0x1000))()
-        base = -(-ctypes.addressof(buffer) // 0x1000) * 0x1000
-        ctypes.memset(base, 0xFF, 0x2000)
-        vmcb = struct.pack("<72xQ", SPECIAL_PAGES)  # control.msrpm_base_pa
-        ctypes.memmove(base + 0x2000, vmcb, len(vmcb))
-        self._keep.append(buffer)
-        raw.map_memory(self._handle, SPECIAL_PAGES, size, raw.PROT_ALL, base)
-
-    def sync_slots(self) -> None:
-        """Show the engine RAM and ROM as they now are; devices are reached by the trap window.
-
-        Call it when a slot has come or gone, and not while the engine runs.
-        """
-        wanted = {slot.gpa: slot for slot in self.memory.slots() if slot.device is None}
-        for gpa, slot in list(self._slots.items()):
-            if wanted.get(gpa) is not slot:
-                raw.unmap(self._handle, gpa, slot.size)
-                del self._slots[gpa]
-        for gpa, slot in wanted.items():
-            if gpa not in self._slots:
-                raw.map_memory(self._handle, gpa, slot.size, raw.PROT_ALL, slot.host)
-                self._slots[gpa] = slot
-        # The largest pieces of RAM are what compiled code looks at.
-        ram = sorted((s for s in wanted.values() if s.kind == "ram"), key=lambda s: -s.size)
-        words = self.state_block.words[compiled.RAM // 8 : compiled.NOTED // 8]
-        for number in range(compiled.RAM_SLOTS):
-            gpa, end, host = 0, 0, 0
-            if number < len(ram):
-                gpa, end, host = ram[number].gpa, ram[number].end, ram[number].host
-            words[3 * number] = gpa
-            words[3 * number + 1] = end
-            words[3 * number + 2] = host - gpa & (1 << 64) - 1
-
-    def close(self) -> None:
-        """Free the engine; nothing of this object may be used any more."""
-        if self._handle:
-            handle, self._handle = self._handle, 0
-            raw.close(handle)
-
-    def _install_hooks(self) -> None:
-        handle = self._handle
-        keep = self._keep
-        mmio = (
-            raw.MMIO_READ_CALLBACK(self.hooks.trapped_read),
-            raw.MMIO_WRITE_CALLBACK(self.hooks.trapped_write),
-        )
-        keep.extend(mmio)
-        if self.mmu.name == _NATIVE:
-            from emu.cpu.native import map_holes
-
-            keep.append(map_holes(handle, self.memory, self.hooks.guarded))
-        else:
-            raw.use_virtual_tlb(handle)
-            raw.map_mmio(handle, TRAP_WINDOW, 1 << 40, *mmio)
-            self.fills.install(keep)
-        if self._block_counter is not None:
-            state = self.state_block
-            state.words[compiled.STOP // 8] = raw.stop_address()
-            raw.add_hook(handle, raw.HOOK_BLOCK, self._block_counter, data=state.address)
-        interrupt = raw.INTR_CALLBACK(self._intr)
-        keep.append(interrupt)
-        if self._serves_events:
-            self._show_compiled_code(raw.address_of(interrupt))
-            assert self._code is not None
-            shared = self.state_block.address
-            raw.add_hook(handle, raw.HOOK_INTR, self._code.interrupt, data=shared)
-            self.hooks.install(handle, keep, self._code.syscall)
-        else:
-            raw.add_hook(handle, raw.HOOK_INTR, interrupt)
-            self.hooks.install(handle, keep)
-
-    def _find_block_counter(self) -> int | None:
-        """Return the address of `count_block` as machine code: ours, or else the compiled one."""
-        from emu.cpu import blockclock
-
-        counter = blockclock.block_counter()
-        if counter is None and self._code is not None:
-            counter = self._code.count_block
-        return counter
-
-    def _show_compiled_code(self, interrupt: int) -> None:
-        """Tell compiled code where everything is that serving events takes."""
-        words, hidden = self.state_block.words, self.hidden
-        words[compiled.PYTHON_INTERRUPT // 8] = interrupt
-        words[compiled.EXCEPTION_INDEX // 8] = raw.address_of_view(hidden.exception_index)
-        words[compiled.EXIT_REQUEST // 8] = raw.address_of_view(hidden.exit_request)
-        words[compiled.INVALID // 8] = raw.address_of_view(hidden.invalid_error) - 8
-        words[compiled.READ_REGISTER // 8] = raw.read_address()
-        self._choose_who_serves_events()
 
     def _choose_who_serves_events(self) -> None:
         """Let compiled code serve what it can, unless somebody wants to see every event."""
-        usual = self._serves_events and self._on_event is None and not self._stepping
+        usual = self._engine.serves_events and self.record.on_event is None and not self._stepping
         self.state_block.words[compiled.EVENTS // 8] = usual
 
     # --- State --------------------------------------------------------------------------------
@@ -301,45 +175,13 @@ class Vcpu:
 
     def set_state(self, state: CpuState) -> None:
         """Put the processor into `state`; what that leaves open is as after reset."""
-        regs, d, q = self.regs, self.hidden.d, self.hidden.q
-        d[H.HFLAGS_D] = H.HF_GUEST
-        d[H.HFLAGS2_D] = H.HF2_GIF
-        q[H.VMCB_Q] = _VMCB
-        d[H.OLD_EXCEPTION_D] = 0xFFFF_FFFF
-        d[H.IS_INT_D] = 0
-        for number, name in enumerate(GPRS):
-            regs.set_gpr(number, state.gprs.get(name, 0))
-        regs.rip = state.rip
-        regs.rflags = state.rflags
-        regs.efer = state.efer
-        regs.cr0 = state.cr0
-        regs.cr2 = 0
-        regs.cr3 = state.cr3
-        regs.cr4 = state.cr4
-        regs.cr8 = 0
-        for number, name in enumerate(SEGMENTS):
-            selector, base, limit, attributes = state.segments[name]
-            regs.set_segment(number, selector, base, limit, attributes_to_flags(attributes))
-        regs.gdtr, regs.idtr = state.gdtr, state.idtr
-        regs.ldtr, regs.tr = state.ldtr, state.tr
-        for number in range(8):
-            q[H.DR_Q + number] = {6: 0xFFFF_0FF0, 7: 0x400}.get(number, 0)
-        regs.pkru = 0
-        q[H.XCR0_Q] = 1
-        q[H.PAT_Q] = 0x0007_0406_0007_0406
-        for register, value in (
-            (raw.FPCW, 0x40),
-            (raw.FPSW, 0),
-            (raw.MXCSR, 0x1F80),
-        ):
-            raw.reg_write(self._handle, register, value)
+        set_registers(self._engine.handle, self.regs, self.hidden, state)
         self.hidden.cpu[self.hidden.interrupt_request] = 0
         self._stepping = False
         self._choose_who_serves_events()
         self.halted = False
         self.shut_down = False
-        self._recent.clear()
-        self.state_block.words[compiled.NOTED // 8] = 0
+        self.record.clear()
         self.reload_paging()
         self.intercepts.program()
 
@@ -354,9 +196,9 @@ class Vcpu:
             self.leave()
             return
         q = self.hidden.q
-        kept = {word: q[word] for word in (*range(H.SYSENTER_CS_D // 2, H.PAT_Q + 1), H.XCR0_Q)}
+        kept = [(word, q[word]) for word in KEPT_BY_INIT]
         self.set_state(CpuState.reset())
-        for word, value in kept.items():
+        for word, value in kept:
             q[word] = value
         self.halted = self.waits_for_sipi = self.index != 0
 
@@ -403,7 +245,7 @@ class Vcpu:
 
     def drop_code(self, gfn: int) -> None:
         """Forget what was translated from the code in a frame; also inside hooks. 4 us."""
-        if self.mmu.name == _NATIVE:
+        if self._engine.is_native:
             # No virtual address is known to lead there, so all goes; but not in mid-run.
             self._code_is_stale = True
             if self._running and not self._between:
@@ -421,7 +263,7 @@ class Vcpu:
 
     # --- Events -----------------------------------------------------------------------------------
 
-    def _intr(self, _uc: int, number: int, _data: int) -> None:
+    def intr(self, _uc: int, number: int, _data: int) -> None:
         """Serve an exception, a software interrupt, or an intercept."""
         self._between = True
         try:
@@ -536,8 +378,6 @@ class Vcpu:
         regs = self.regs
         cs, rip = regs.segment_selector(1), regs.rip
         instruction = self.executed + self.progress()
-        if self.state_block.words[compiled.NOTED // 8]:
-            self._collect_events()
         tried = [event]
         try:
             if not self.delivery.quickly(event):
@@ -546,41 +386,7 @@ class Vcpu:
             tried = shutdown.args[0]
             self.shut_down = True
             self._stop(Exit.SHUTDOWN)
-        for one in tried:
-            past = PastEvent(one, cs, rip, instruction)
-            self._recent.append(past)
-            if self._on_event is not None:
-                self._on_event(past)
-
-    @property
-    def on_event(self) -> Callable[[PastEvent], None] | None:
-        """Called with every event that is delivered: `-d int`."""
-        return self._on_event
-
-    @on_event.setter
-    def on_event(self, value: Callable[[PastEvent], None] | None) -> None:
-        self._on_event = value
-        self._choose_who_serves_events()
-
-    @property
-    def recent(self) -> list[PastEvent]:
-        """The last few events, the newest last."""
-        self._collect_events()
-        return list(self._recent)
-
-    def _collect_events(self) -> None:
-        """Take over what compiled code has noted."""
-        words = self.state_block.words
-        count, words[compiled.NOTED // 8] = words[compiled.NOTED // 8], 0
-        for number in range(max(count - compiled.RING_ENTRIES, 0), count):
-            at = (compiled.RING + number % compiled.RING_ENTRIES * compiled.RING_ENTRY) // 8
-            what, code, cr2, cs, rip, instruction = words[at : at + 6]
-            source = Source(what >> 8 & 0xFF)
-            if source is Source.SOFTWARE:
-                event = Event(what & 0xFF, source, start=rip - 2)
-            else:
-                event = Event(what & 0xFF, source, code, cr2)
-            self._recent.append(PastEvent(event, cs, rip, instruction))
+        self.record.add(tried, cs, rip, instruction)
 
     def _tick(self) -> None:
         """Count an event as an instruction: a loop of events alone must end with the budget."""
@@ -611,7 +417,7 @@ class Vcpu:
         interrupt hook no instruction is under way.
         """
         if self._between:
-            raw.stop(self._handle)
+            raw.stop(self._engine.handle)
         else:
             clock = self._clock
             clock[1] = min(clock[0], clock[1])
@@ -809,17 +615,17 @@ class Vcpu:
         hidden = self.hidden
         if self._code_is_stale:
             self._code_is_stale = False
-            raw.flush_code(self._handle)
+            raw.flush_code(self._engine.handle)
         budget = 0 if self._kicked else max(self._budget - self._done, 1)
         if self._counts_blocks:
             words = self.state_block.words
             words[0], words[1], words[compiled.STOPPED // 8] = 0, budget, 0
             words[compiled.BASE // 8] = self.executed + self._done
-            error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
+            error = raw.start(self._engine.handle, hidden.q[H.RIP_Q], 0)
             count, over = words[0], bool(words[compiled.STOPPED // 8])
         else:
             # A limit of 0 would mean none, and have all translated code thrown away.
-            error = raw.start(self._handle, hidden.q[H.RIP_Q], max(budget, 1))
+            error = raw.start(self._engine.handle, hidden.q[H.RIP_Q], max(budget, 1))
             count = hidden.uc[hidden.counter]
             over = count > hidden.uc[hidden.limit]
             count -= over

@@ -194,7 +194,7 @@ class Rig:
     @property
     def events(self) -> list[tuple[int, int]]:
         """(vector, RIP) of what was delivered."""
-        return [(past.event.vector, past.rip) for past in self.cpu.recent]
+        return [(past.event.vector, past.rip) for past in self.cpu.record.recent]
 
     def run(self, budget: int = 10_000) -> Exit:
         return self.cpu.run(budget)
