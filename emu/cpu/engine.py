@@ -116,7 +116,7 @@ class Engine:
         if self._block_counter is not None:
             state.words[compiled.STOP // 8] = raw.stop_address()
             raw.add_hook(handle, raw.HOOK_BLOCK, self._block_counter, data=state.address)
-        interrupt = raw.INTR_CALLBACK(cpu.intr)
+        interrupt = raw.INTR_CALLBACK(cpu.events.serve)
         self._keep.append(interrupt)
         if self.serves_events:
             self._show_compiled_code(raw.address_of(interrupt))

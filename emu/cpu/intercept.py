@@ -16,7 +16,7 @@ done. It costs the others nothing, needs no search for opcodes, and an exit take
     INVLPG                  under plug-ins that cannot do without: the whole TLB goes
     SGDT, SIDT, SLDT, STR   only under CR4.UMIP
     all exceptions          so that QEMU never turns one into a double fault by itself
-    VINTR, NMI              not instructions: interrupt windows (emu.cpu.vcpu)
+    VINTR, NMI              not instructions: interrupt windows (emu.cpu.pins)
     SMI                     not SMM: the end of an instruction that is taken back (emu.cpu.hooks)
 
 "Executed natively" is `step_over`: its intercept bit is off for one instruction, behind which the
@@ -34,6 +34,7 @@ from emu.cpu.decode import instruction_length, length_of_prefixes, memory_operan
 from emu.cpu.faults import Event, Fault, Vector
 from emu.cpu.hooks import TIMED_INSTRUCTION
 from emu.cpu.registers import EFLAGS_RF, EFLAGS_TF, EFLAGS_VM
+from emu.cpu.slice import Exit
 from mmu.arch import ACCESS_READ, ACCESS_USER, CR0_PE
 
 if TYPE_CHECKING:
@@ -133,10 +134,10 @@ class Intercepts:
         d[H.HFLAGS_D] &= ~H.HF_INHIBIT_IRQ
         if flags & EFLAGS_TF:
             regs.dr6 |= _DR6_BS
-            cpu.deliver(Event(Vector.DB))
+            cpu.events.deliver(Event(Vector.DB))
 
     def _fault(self, fault: Fault) -> None:
-        self._cpu.deliver(Event(fault.vector, error_code=fault.error_code, cr2=fault.cr2))
+        self._cpu.events.deliver(Event(fault.vector, error_code=fault.error_code, cr2=fault.cr2))
 
     def step_over(self, exit_code: int) -> None:
         """Let the engine execute the instruction at RIP although it is intercepted."""
@@ -146,7 +147,7 @@ class Intercepts:
             self._h[H.INTERCEPT_CR_WRITE_H] &= ~(1 << exit_code - 0x10)
         else:
             self._q[H.INTERCEPT_Q] &= ~_bit(exit_code)
-        self._cpu.begin_step()
+        self._cpu.step.begin()
 
     def _operand(self) -> tuple[int, int, int]:
         """Return (length, second opcode byte, ModRM) of the 0F-instruction at RIP."""
@@ -158,7 +159,7 @@ class Intercepts:
     def _source(self) -> tuple[int, int | None]:
         """Return (length, value) of the MOV CR at RIP; None for LMSW and CLTS."""
         cpu = self._cpu
-        cpu.stall(TIMED_INSTRUCTION)
+        cpu.slice.stall(TIMED_INSTRUCTION)
         code = cpu.read_code(15)
         at = length_of_prefixes(code, cpu.bits)
         if code[at + 1] != 0x22:
@@ -253,18 +254,18 @@ class Intercepts:
             return
         for exit_code in _UMIP_EXITS:
             self._q[H.INTERCEPT_Q] &= ~_bit(exit_code)
-        self._cpu.begin_step()
+        self._cpu.step.begin()
 
     def _debug_register(self) -> None:
         """Any access under DR7.GD is #DB (SDM 3B 17.2.4); else a write of DR7, which may set GD."""
         regs = self._cpu.regs
         if regs.dr7 & _DR7_GD:
             regs.dr6 |= _DR6_BD
-            self._cpu.deliver(Event(Vector.DB))
+            self._cpu.events.deliver(Event(Vector.DB))
             self.program()
             return
         self._h[H.INTERCEPT_DR_WRITE_H] = 0
-        self._cpu.begin_step()
+        self._cpu.step.begin()
 
     def _pushf(self) -> None:
         """PUSHF in real mode: Unicorn's image has RF as it is, the processor's has it clear."""
@@ -296,14 +297,14 @@ class Intercepts:
         for a time, so each takes twice as long as the one before, and no longer than the slice."""
         cpu = self._cpu
         rip = self._q[H.RIP_Q]
-        now = cpu.executed + cpu.progress()
+        now = cpu.slice.position()
         again = cpu.is_alone and rip == self._pause_rip and now - self._pause_end < _LOOP
         self._pause_time = min(2 * self._pause_time, _LONGEST_PAUSE) if again else TIMED_INSTRUCTION
-        cpu.stall(max(min(self._pause_time, cpu.left()), 1))
-        self._pause_rip, self._pause_end = rip, cpu.executed + cpu.progress()
+        cpu.slice.stall(max(min(self._pause_time, cpu.slice.left()), 1))
+        self._pause_rip, self._pause_end = rip, cpu.slice.position()
         self._finish(length_of_prefixes(cpu.read_code(15), cpu.bits) + 1)
         if not cpu.is_alone:
-            cpu.yielded()
+            cpu.slice.stop(Exit.YIELDED)
 
     def _invlpg(self) -> None:
         """INVLPG. The engine would drop one 4 KiB entry, even where the page is a large one.
@@ -322,7 +323,7 @@ class Intercepts:
 
     def _msr(self) -> None:
         cpu = self._cpu
-        cpu.stall(TIMED_INSTRUCTION)
+        cpu.slice.stall(TIMED_INSTRUCTION)
         q = self._q
         index = q[1] & 0xFFFF_FFFF
         length = length_of_prefixes(cpu.read_code(15), cpu.bits) + 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from emu.cpu.faults import Source
-from emu.cpu.vcpu import Exit
+from emu.cpu.slice import Exit
 from mmu.arch import ACCESS_IMPLICIT
 
 from .machine_double import Rig
@@ -666,7 +666,7 @@ def test_init_waits_for_a_sipi() -> None:
     assert not rig.cpu.can_wake
     rig.put(0x7000, CODE["out bytes"])
     rig.cpu.set_intr(False)
-    rig.cpu.withdraw(0x200)
+    rig.cpu.pins.withdraw(0x200)
     rig.cpu.sipi(7)
     assert (rig.regs.cs.selector, rig.regs.cs.base, rig.regs.rip) == (0x700, 0x7000, 0)
     assert rig.run() is Exit.HALT
