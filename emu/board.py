@@ -248,7 +248,7 @@ class Board:
 
 def _connect(cpu: Vcpu, apic: LocalApic) -> None:
     """Put a local APIC between a processor and the rest of the board."""
-    cpu.interrupts = apic
+    cpu.pins.source = apic
     cpu.read_cr8 = lambda: apic.cr8  # type: ignore[method-assign]
     cpu.write_cr8 = lambda value: setattr(apic, "cr8", value)  # type: ignore[method-assign]
     cpu.cpuid.apic_enabled = lambda: apic.enabled

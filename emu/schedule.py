@@ -15,7 +15,8 @@ import time
 from collections.abc import Sequence
 
 from emu.clock import NS_PER_INSN, Clock
-from emu.cpu.vcpu import Exit, Vcpu
+from emu.cpu.slice import Exit
+from emu.cpu.vcpu import Vcpu
 from emu.outcome import Kind
 
 __all__ = ["DEFAULT_QUANTUM", "Scheduler"]

@@ -104,7 +104,7 @@ def connect_tracers(options: RunOptions, machine: Machine) -> None:
         log = logging.getLogger("shadowcorn.int")
         for cpu in machine.cpus:
             name = f"cpu {cpu.index}: " if len(machine.cpus) > 1 else ""
-            cpu.on_event = lambda past, name=name: log.debug("%s%s", name, event_line(past))
+            cpu.record.on_event = lambda past, name=name: log.debug("%s%s", name, event_line(past))
 
 
 class Session:

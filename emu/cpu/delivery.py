@@ -46,7 +46,8 @@ from emu.cpu.registers import (
     TR,
     Registers,
 )
-from mmu.arch import ACCESS_IMPLICIT, ACCESS_USER, ACCESS_WRITE
+from emu.cpu.stack import Stack
+from mmu.arch import ACCESS_IMPLICIT, ACCESS_USER
 
 __all__ = ["Delivery", "Descriptor", "check_io_permission"]
 
@@ -180,7 +181,7 @@ class Delivery:
             raise Fault(Vector.GP, event.vector * 8 + IDT)
         entry = linear.read(table.base + at & 0xFFFF_FFFF, 4)
         flags = regs.rflags
-        stack = _Stack(linear, regs.segment_base(SS), regs.rsp, self._stack_mask(), 2)
+        stack = Stack(linear, regs.segment_base(SS), regs.rsp, self._stack_mask(), 2)
         stack.push(flags, regs.segment_selector(CS), regs.rip)
         linear.commit()
         regs.rsp = stack.pointer_in(regs.rsp)
@@ -214,7 +215,7 @@ class Delivery:
             cpl = code.dpl
             pointer, stack_segment = self._inner_stack(cpl, ext)
             mask = 0xFFFF_FFFF if stack_segment.flags & DESC_B else 0xFFFF
-            stack = _Stack(linear, stack_segment.base, pointer, mask, width, ext)
+            stack = Stack(linear, stack_segment.base, pointer, mask, width, ext)
             above = [regs.segment_selector(SS), regs.rsp]
             if old_flags & EFLAGS_VM:
                 above = [*map(regs.segment_selector, (GS, FS, DS, ES)), *above]
@@ -222,7 +223,7 @@ class Delivery:
             if old_flags & EFLAGS_VM or (not code.flags & DESC_C and code.dpl != old_cpl):
                 raise Fault(Vector.GP, gate.selector & 0xFFFC | ext)
             cpl = old_cpl
-            stack = _Stack(linear, regs.segment_base(SS), regs.rsp, self._stack_mask(), width, ext)
+            stack = Stack(linear, regs.segment_base(SS), regs.rsp, self._stack_mask(), width, ext)
             stack.access = ACCESS_USER if cpl == 3 else ACCESS_IMPLICIT
             above = []
         self._push_frame(stack, event, old_flags, *above)
@@ -242,7 +243,7 @@ class Delivery:
         regs.rip = gate.offset
         self._new_flags(old_flags, gate)
 
-    def _push_frame(self, stack: _Stack, event: Event, flags: int, *above: int) -> None:
+    def _push_frame(self, stack: Stack, event: Event, flags: int, *above: int) -> None:
         """Push what an IRET will pop, the values of `above` first, and the error code."""
         if event.source is Source.EXCEPTION and event.vector in FAULT_CLASS:
             flags |= EFLAGS_RF
@@ -368,7 +369,7 @@ class Delivery:
         old_flags = regs.rflags
         # Code at CPL 3 reached from CPL 3 pushes as the user that it is.
         access = ACCESS_USER if cpl == 3 else ACCESS_IMPLICIT
-        stack = _Stack(linear, 0, pointer & ~0xF, (1 << 64) - 1, 8, ext, access)
+        stack = Stack(linear, 0, pointer & ~0xF, (1 << 64) - 1, 8, ext, access)
         self._push_frame(stack, event, old_flags, regs.segment_selector(SS), regs.rsp)
         if not code.flags & DESC_A:
             linear.stage(code.address + 4, 4, code.flags | DESC_A)
@@ -385,67 +386,6 @@ class Delivery:
         if at + 7 > tr.limit:
             raise Fault(Vector.TS, tr.selector & 0xFFFC | ext)
         return self._linear.read(tr.base + at, 8)
-
-
-class _Stack:
-    """A stack under construction: pushes are staged, nothing is written."""
-
-    __slots__ = ("_base", "_ext", "_linear", "_mask", "_width", "access", "pointer")
-
-    def __init__(
-        self,
-        linear: LinearMemory,
-        base: int,
-        pointer: int,
-        mask: int,
-        width: int,
-        ext: int = 0,
-        access: int = ACCESS_IMPLICIT,
-    ) -> None:
-        """Push values of `width` bytes below `pointer`, whose bits in `mask` move."""
-        self._linear = linear
-        self._base = base
-        self._mask = mask
-        self._width = width
-        self._ext = ext
-        self.pointer = pointer & mask
-        self.access = access
-
-    def push(self, *values: int) -> None:
-        """Stage values, the first one at the highest address."""
-        width = self._width
-        size = width * len(values)
-        bottom = self._base + self.pointer - size
-        no_wrap = size <= self.pointer and (width == 8 or bottom + size <= 1 << 32)
-        if not no_wrap or bottom & 0xFFF > 0x1000 - size:
-            for value in values:
-                self.pointer = self.pointer - width & self._mask
-                self._stage(self._base + self.pointer, width, value)
-            return
-        # All in one page. The first push is the one that would fault.
-        self.pointer -= size
-        whole, mask = 0, (1 << 8 * width) - 1
-        for value in values:
-            whole = whole << 8 * width | value & mask
-        self._stage(bottom, size, whole, bottom + size - width)
-
-    def _stage(self, address: int, size: int, value: int, first: int | None = None) -> None:
-        if self._width < 8:
-            address &= 0xFFFF_FFFF
-        try:
-            if first is not None:
-                self._linear.physical(first, self.access | ACCESS_WRITE, Vector.SS)
-            self._linear.stage(address, size, value, self.access, Vector.SS)
-        except Fault as fault:
-            if fault.vector == Vector.SS:
-                raise Fault(Vector.SS, self._ext) from None
-            raise
-
-    def pointer_in(self, old: int) -> int:
-        """Return the new stack pointer register: bits outside the mask stay."""
-        if self._mask == 0xFFFF:
-            return old & ~0xFFFF | self.pointer
-        return self.pointer
 
 
 def check_io_permission(regs: Registers, linear: LinearMemory, port: int, size: int) -> None:

@@ -5,7 +5,7 @@
                      --> `fill` in Python --> mmu.translate --> a TLB entry, or a refusal
 
 A refused fill leaves the instruction undone. The hook sets an exception index of ours before it
-refuses, and the interrupt hook (emu.cpu.vcpu) delivers what the refusal means.
+refuses, and the interrupt hook (emu.cpu.events) delivers what the refusal means.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ class Hooks:
         self._hidden = cpu.hidden
         self._regs = cpu.regs
         self._linear = cpu.linear
+        self._slice = cpu.slice
         self._aborted: tuple[Event, bytes] | None = None
 
     def install(self, handle: int, keep: list[Any], syscall: int | None = None) -> None:
@@ -78,7 +79,7 @@ class Hooks:
         """Serve a read in the trap window."""
         try:
             if gpa in _DEVICES:
-                self._cpu.stall(_DEVICE_READ)
+                self._slice.stall(_DEVICE_READ)
             return self._memory.read(gpa, size)
         except BaseException as error:
             self._cpu.fail(error)
@@ -102,7 +103,7 @@ class Hooks:
         try:
             if self._hidden.d[H.HFLAGS_D] & H.HF_CPL and not self._may_use_port(port, size):
                 return 0
-            self._cpu.stall(_PORT_CYCLE)
+            self._slice.stall(_PORT_CYCLE)
             return self._ports.read(port & 0xFFFF, size)
         except BaseException as error:
             self._cpu.fail(error)
@@ -112,7 +113,7 @@ class Hooks:
         try:
             if self._hidden.d[H.HFLAGS_D] & H.HF_CPL and not self._may_use_port(port, size):
                 return
-            self._cpu.stall(_PORT_CYCLE)
+            self._slice.stall(_PORT_CYCLE)
             self._ports.write(port & 0xFFFF, size, value)
         except BaseException as error:
             self._cpu.fail(error)
@@ -149,14 +150,14 @@ class Hooks:
 
     def finish_abort(self) -> None:
         """Do the second half of `_abort`, from the interrupt hook."""
-        self._cpu.withdraw(H.INTERRUPT_SMI)
+        self._cpu.pins.withdraw(H.INTERRUPT_SMI)
         aborted, self._aborted = self._aborted, None
         if aborted is not None:
             event, state = aborted
             self._hidden.b[:_ABORT_BYTES] = state
             self._cpu.flush_tlb()
             self._cpu.mmu.flushed(self._cpu.index)
-            self._cpu.deliver(event)
+            self._cpu.events.deliver(event)
 
     def _syscall(self, _uc: int, _data: int) -> None:
         try:
@@ -173,7 +174,7 @@ class Hooks:
     def _cpuid(self, _uc: int, _data: int) -> int:
         try:
             q = self._hidden.q
-            self._cpu.stall(TIMED_INSTRUCTION)
+            self._slice.stall(TIMED_INSTRUCTION)
             leaf = self._cpu.cpuid.leaf(q[0] & 0xFFFF_FFFF, q[1] & 0xFFFF_FFFF)
             if leaf is None:
                 return 0
@@ -185,7 +186,7 @@ class Hooks:
     def _rdtsc(self, _uc: int, _data: int) -> int:
         try:
             q = self._hidden.q
-            self._cpu.stall(TIMED_INSTRUCTION)
+            self._slice.stall(TIMED_INSTRUCTION)
             tsc = self._cpu.msrs.tsc()
             q[0], q[2] = tsc & 0xFFFF_FFFF, tsc >> 32
         except BaseException as error:

@@ -79,7 +79,7 @@ def test_endless_faults_time_out(jit: str) -> None:
         m.phys[0x11_0000:0x11_0800] = gate * 256
         outcome = m.run(timeout=0.4)
         assert outcome.kind is Kind.TIMEOUT
-        assert len(m.cpus[0].recent) == 8
+        assert len(m.cpus[0].record.recent) == 8
         outcome = m.run(max_insns=1000)
         assert outcome.kind is Kind.INSN_LIMIT
 

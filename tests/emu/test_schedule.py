@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from emu.clock import NS_PER_INSN, Clock
-from emu.cpu.vcpu import Exit
+from emu.cpu.slice import Exit
 from emu.outcome import Kind
 from emu.schedule import Scheduler
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from emu.cpu.vcpu import Exit, Vcpu
+from emu.cpu.slice import Exit
+from emu.cpu.vcpu import Vcpu
 from emu.devices.bus import PortBus
 from emu.state import ATTR_CODE64, ATTR_DATA32, SEGMENTS, CpuState, Segment, Table
 from mmu.api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE, NotCanonical, PageFault
@@ -127,7 +128,7 @@ class Rig:
         self.bus.add(0x500, 0x50F, self.port, 4)
         self.cpu = Vcpu(index, self.mmu, self.memory, self.bus, cpus=cpus, now=self.now)
         self.regs = self.cpu.regs
-        self.interrupts = self.cpu.interrupts = Interrupts(self)
+        self.interrupts = self.cpu.pins.source = Interrupts(self)
 
     def now(self) -> int:
         return 10 * (self.cpu.executed + self.cpu.progress())
@@ -194,7 +195,7 @@ class Rig:
     @property
     def events(self) -> list[tuple[int, int]]:
         """(vector, RIP) of what was delivered."""
-        return [(past.event.vector, past.rip) for past in self.cpu.recent]
+        return [(past.event.vector, past.rip) for past in self.cpu.record.recent]
 
     def run(self, budget: int = 10_000) -> Exit:
         return self.cpu.run(budget)

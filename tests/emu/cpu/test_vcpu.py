@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from emu.cpu.faults import Source
-from emu.cpu.vcpu import Exit
+from emu.cpu.slice import Exit
 from mmu.arch import ACCESS_IMPLICIT
 
 from .machine_double import Rig
@@ -213,7 +213,7 @@ def test_nmi_is_blocked_until_iret(rig: Rig) -> None:
     assert rig.run(2) is Exit.BUDGET
     rig.cpu.nmi()  # the first is being served
     assert rig.run() is Exit.HALT
-    first, second = rig.cpu.recent
+    first, second = rig.cpu.record.recent
     assert (first.event.vector, first.event.source) == (2, Source.EXTERNAL)
     assert (first.rip, second.rip) == (0x1000, 0x1000)
     assert second.instruction > first.instruction + 2
@@ -267,7 +267,7 @@ def test_cr2_is_exact_and_nothing_is_done(rig: Rig, name: str, esi: int, cr2: in
     rig.mmu.faults[BAD >> 12] = 0
     before = rig.memory.read_block(BAD - 0x1000, 0x3000)
     assert rig.run() is Exit.HALT
-    assert [past.event.vector for past in rig.cpu.recent][:1] == [PF]
+    assert [past.event.vector for past in rig.cpu.record.recent][:1] == [PF]
     assert rig.regs.cr2 == cr2
     assert rig.memory.read_block(BAD - 0x1000, 0x3000) == before
 
@@ -291,7 +291,7 @@ def test_fault_is_retried_after_the_handler(rig: Rig) -> None:
     rig.port.on_write = lambda port, value: rig.mmu.faults.clear()
     assert rig.run() is Exit.HALT
     assert rig.regs.rax == 0x12345678
-    assert len(rig.cpu.recent) == 1
+    assert len(rig.cpu.record.recent) == 1
 
 
 def test_endless_fetch_faults_end_with_the_budget(rig: Rig) -> None:
@@ -314,7 +314,7 @@ def test_non_canonical_addresses(rig: Rig, name: str, vector: int) -> None:
     rig.long(name)
     rig.regs.rsi = 0x8000_0000_1000
     rig.run()
-    first = rig.cpu.recent[0].event
+    first = rig.cpu.record.recent[0].event
     assert (first.vector, first.error_code) == (vector, 0)
 
 
@@ -366,7 +366,7 @@ def test_descriptor_read_at_cpl_3_is_a_supervisor_access(rig: Rig) -> None:
 def test_exception_and_return_address(rig: Rig, name: str, vector: int, rip: int) -> None:
     rig.protected(name)
     assert rig.run() is Exit.HALT
-    assert rig.cpu.recent[0].event.vector == vector
+    assert rig.cpu.record.recent[0].event.vector == vector
     pushed = rig.memory.read(rig.regs.rsp, 4)
     assert pushed == rip
 
@@ -391,7 +391,7 @@ def test_int_n_faulting_leaves_rip_on_it(rig: Rig) -> None:
     rig.put(0x3000 + 8 * 0x40, gate.to_bytes(8, "little"))
     rig.run()
     assert rig.events[-1][0] == GP
-    assert rig.cpu.recent[-1].event.error_code == 0x202
+    assert rig.cpu.record.recent[-1].event.error_code == 0x202
     assert rig.memory.read(rig.regs.rsp + 4, 4) == 0x1004
 
 
@@ -399,7 +399,7 @@ def test_triple_fault_shuts_down(rig: Rig) -> None:
     rig.protected("ud2")
     rig.regs.idtr = rig.regs.idtr._replace(limit=0)
     assert rig.run() is Exit.SHUTDOWN
-    assert [past.event.vector for past in rig.cpu.recent] == [UD, GP, 8, GP]
+    assert [past.event.vector for past in rig.cpu.record.recent] == [UD, GP, 8, GP]
     assert rig.regs.rip == 0x1001
     assert rig.run() is Exit.SHUTDOWN
 
@@ -666,7 +666,7 @@ def test_init_waits_for_a_sipi() -> None:
     assert not rig.cpu.can_wake
     rig.put(0x7000, CODE["out bytes"])
     rig.cpu.set_intr(False)
-    rig.cpu.withdraw(0x200)
+    rig.cpu.pins.withdraw(0x200)
     rig.cpu.sipi(7)
     assert (rig.regs.cs.selector, rig.regs.cs.base, rig.regs.rip) == (0x700, 0x7000, 0)
     assert rig.run() is Exit.HALT
