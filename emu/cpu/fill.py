@@ -77,6 +77,7 @@ class Fills:
         """Serve `cpu`, whose engine is `handle`, by compiled `code` where there is some."""
         self._cpu = cpu
         self._handle = handle
+        self._flush = raw.TlbFlusher(handle)
         self._code = code
         self._mmu: Any = cpu.mmu
         self._index = cpu.index
@@ -130,16 +131,17 @@ class Fills:
     def reload_paging(self) -> None:
         """Empty the TLB and tell the MMU the control registers as they are now."""
         self.flush_tlb()
-        regs = self._regs
-        cr4 = regs.cr4
+        q = self._hidden.q
+        cr4 = q[H.CR_Q + 4]
         self._pke = bool(cr4 & _CR4_PKE)
         self._smap = bool(cr4 & _CR4_SMAP)
         self._is_guarded = self._pke or self._smap
-        self._loaded_cr3 = self._state.words[compiled.CR3 // 8] = regs.cr3
+        self._loaded_cr3 = self._state.words[compiled.CR3 // 8] = q[H.CR_Q + 3]
         self._state.words[compiled.SMAP // 8] = self._smap
-        self._loaded_pkru = pkru = regs.pkru if self._pke else 0
+        self._loaded_pkru = pkru = self._hidden.d[H.PKRU_D] if self._pke else 0
         self._mmu.load(
-            self._index, PagingRegisters(regs.cr0, self._loaded_cr3, cr4, regs.efer, pkru)
+            self._index,
+            PagingRegisters(q[H.CR_Q], self._loaded_cr3, cr4, q[H.EFER_Q], pkru),
         )
 
     def flush_tlb(self) -> None:
@@ -147,7 +149,7 @@ class Fills:
         self._linear.flush()
         left = 0 if self._cpu.hooks.is_aborting else self._fills_between_flushes
         self._left = self._state.words[_LEFT] = left
-        raw.flush_tlb(self._handle)
+        self._flush()
 
     def drop_code(self, gfn: int) -> None:
         """Forget what was translated from the code in a frame; also inside hooks. 4 us.

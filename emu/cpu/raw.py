@@ -244,9 +244,18 @@ def tlb_entry(address: int) -> memoryview:
     return memoryview((ctypes.c_uint64 * 2).from_address(address)).cast("B").cast("Q")
 
 
-def flush_tlb(handle: int) -> None:
-    """Empty the TLB. 1.4 us."""
-    _ctl(handle, _uc.UC_CTL_TLB_FLUSH)
+class TlbFlusher:
+    """Empties the TLB of one engine again and again: 0.7 us."""
+
+    def __init__(self, handle: int) -> None:
+        """Empty the TLB of the engine `handle`."""
+        code = _uc.UC_CTL_IO_WRITE << 30 | _uc.UC_CTL_TLB_FLUSH
+        self._arguments = (_ptr(handle), ctypes.c_int(code))
+        self._control = _lib.uc_ctl
+
+    def __call__(self) -> None:
+        """Empty it now."""
+        check(self._control(*self._arguments), "uc_ctl TLB_FLUSH")
 
 
 def remove_code(handle: int, first: int, end: int) -> None:
