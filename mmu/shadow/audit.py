@@ -53,7 +53,6 @@ from .pool import (
     SPTE_UPPER,
     SPTE_USER,
     SPTE_WRITABLE,
-    TABLE_ENTRIES,
     ShadowPage,
 )
 from .role import (
@@ -72,10 +71,6 @@ if TYPE_CHECKING:
     from ..memory import Memory
     from .context import ShadowContext
     from .mmu import ShadowMmu
-
-
-_STRETCH = 32  # mostly empty pages are looked at by so many entries at once
-_EMPTY = bytes(_STRETCH * 8)
 
 
 def audit(mmu: ShadowMmu) -> None:
@@ -123,7 +118,8 @@ def _check_entries(mmu: ShadowMmu) -> None:
         if page.obsolete:
             continue
         may_be_stale = not page.direct and page.gfn in mmu.cache.unsync
-        for index, spte in _entries(mmu, page):
+        for place, spte in mmu.pool.entries(page):
+            index = place - page.base
             if may_be_stale and _is_known_stale(mmu, memory, page, index):
                 continue
             wrong = _wrong_entry(mmu, memory, features, page, index, spte)
@@ -138,16 +134,6 @@ def _check_entries(mmu: ShadowMmu) -> None:
                 wanted = context.directory_key(quarter)
                 if context.root_page is not None or wanted != (page.gfn, page.role):
                     _fail(2, mmu, f"vCPU {cpu} root entry {quarter} leads to {page!r}")
-
-
-def _entries(mmu: ShadowMmu, page: ShadowPage) -> list[tuple[int, int]]:
-    """Return (index, entry) for the entries of a page that are not empty."""
-    found = []
-    for first in range(0, TABLE_ENTRIES, _STRETCH):
-        stretch = mmu.words[page.base + first : page.base + first + _STRETCH]
-        if stretch.tobytes() != _EMPTY:
-            found += [(index, spte) for index, spte in enumerate(stretch, first) if spte]
-    return found
 
 
 def _wrong_entry(
@@ -320,11 +306,11 @@ def _check_reverse_map(mmu: ShadowMmu) -> None:
     roots = [p for cpu in range(mmu.pool.cpus) for p in range(cpu << 9, (cpu << 9) + 4)]
     uppers = [(place, words[place]) for place in roots if words[place]]
     for page in mmu.pool:
-        for index, spte in _entries(mmu, page):
+        for place, spte in mmu.pool.entries(page):
             if page.level > 1 and not spte & SPTE_LARGE:
-                uppers.append((page.base + index, spte))
+                uppers.append((place, spte))
             elif spte & SPTE_PRESENT and not spte & SPTE_TRAP:
-                found.add(((spte & SPTE_FRAME) >> PAGE_SHIFT, page.base + index))
+                found.add(((spte & SPTE_FRAME) >> PAGE_SHIFT, place))
     for place, spte in uppers:
         parents[mmu.pool.page_of(spte)].add(place)
         if spte & 7 != SPTE_UPPER:

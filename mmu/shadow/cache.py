@@ -53,7 +53,6 @@ from .pool import (
     SPTE_TRAP,
     SPTE_TRAP_WRITE,
     SPTE_WRITABLE,
-    TABLE_ENTRIES,
     Pool,
     ShadowPage,
     upper_spte,
@@ -330,12 +329,11 @@ class ShadowCache:
         for place in page.parents:
             words[place] = 0
         page.parents.clear()
-        for index, spte in enumerate(words[page.base : page.base + TABLE_ENTRIES].tolist()):
-            if spte:
-                if page.level > 1 and not spte & SPTE_LARGE:
-                    self.unlink(page.base + index)
-                else:
-                    self._forget_leaf(page.base + index, spte)
+        for place, spte in self.pool.entries(page):
+            if page.level > 1 and not spte & SPTE_LARGE:
+                self.unlink(place)
+            else:
+                self._forget_leaf(place, spte)
         if not page.obsolete:
             del self.pages[page.gfn << ROLE_BITS | page.role]
             if not page.direct:
@@ -501,12 +499,13 @@ class ShadowCache:
         """
         came_from, table = page.came_from, page.table64
         assert came_from is not None
+        if page.alone and page.table is table:  # one word, one entry
+            came_from[place & 511] = table[place & 511]
+            return
         word = _word_behind(page, place)
         now = table[word]
         if now != came_from[word]:
             came_from[word] = now
-            if page.alone and page.table is table:
-                return  # one word, one entry
             for sibling in self.tables[page.gfn]:
                 self._zap_bytes(sibling, 8 * word, 8, but=place)
 

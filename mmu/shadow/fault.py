@@ -189,7 +189,7 @@ class Faults:
             cache.set_leaf(place, spte)
             if cache.trace is not None:
                 cache.trace(f"kvm_mmu_set_spte: gfn {gfn:x} spte {spte:x}")
-            if self._is_walk_upward(place):
+            if self._is_walk_upward(page, place):
                 self._prefetch(context, page, place)
         return self.answer(cpu, context, place, spte, gfn << PAGE_SHIFT, access)
 
@@ -205,15 +205,17 @@ class Faults:
             gpa = page.gfn << PAGE_SHIFT | index * size
             self.cache.guest_wrote(gpa, size, entry_bytes=size)
 
-    def _is_walk_upward(self, place: int) -> bool:
-        """Return whether the entry before a leaf is there and the one behind it is not."""
+    def _is_walk_upward(self, page: ShadowPage, place: int) -> bool:
+        """Return whether the entry before a leaf is there, and the one behind it is not but could
+        be: the guest has used what is behind, too."""
         words = self.words
-        return (
-            0 < place & 511 < 511
-            and not words[place + 1]
-            and bool(words[place - 1] & SPTE_PRESENT)
-            and self.cache.policy.prefetch
-        )
+        index = place & 511
+        if words[place + 1] or not 0 < index < 511 or not words[place - 1]:
+            return False
+        table = page.table
+        if table is None or not self.cache.policy.prefetch:
+            return False
+        return bool(table[(page.quadrant << 9 | index) + 1] & PT_ACCESSED)
 
     # --- The whole way ------------------------------------------------------------------------
 
@@ -271,7 +273,7 @@ class Faults:
         if cache.trace is not None:
             cache.trace(f"kvm_mmu_set_spte: gfn {found.frame:x} spte {spte:x}")
         page = self.pool.page_at(place)
-        if found.level == 1 and page is not None and self._is_walk_upward(place):
+        if found.level == 1 and page is not None and self._is_walk_upward(page, place):
             self._prefetch(context, page, place)
         return spte, place
 

@@ -332,6 +332,9 @@ class ShadowMmu:
         """Return whether a translation holds until ``version`` grows or the TLB is emptied. Those
         from a table out of sync do not: the guest may change it and execute INVLPG unseen."""
         context = self.contexts[cpu]
+        known = context.paths.get(gva >> 21)
+        if known is not None:
+            return known.came_from is None and bool(self.words[known.base + (gva >> 12 & 511)])
         place = context.root
         for shift in (*context.shifts, 12):
             place += (gva & context.paging.gva_mask) >> shift & 511

@@ -59,6 +59,8 @@ TABLE_ENTRIES = 1 << TABLE_SHIFT
 _EMPTY = memoryview(bytes(TABLE_ENTRIES * 8)).cast("Q")
 _NO_NOTE = memoryview(bytes(8 << NOTE_SHIFT)).cast("Q")
 _NO_EPOCHS = bytes(TABLE_ENTRIES)
+_STRETCH = 64
+_EMPTY_STRETCH = bytes(_STRETCH * 8)
 _NO_TABLE = memoryview(b"")
 
 
@@ -188,6 +190,17 @@ class Pool:
     def is_root_place(self, place: int) -> bool:
         """Return whether a place lies in a vCPU's root table."""
         return place >> TABLE_SHIFT < self.cpus
+
+    def entries(self, page: ShadowPage) -> list[tuple[int, int]]:
+        """Return (place, spte) for the entries of a page that are not empty. Mostly few are, so
+        empty stretches cost next to nothing."""
+        found = []
+        words = self.words
+        for first in range(page.base, page.base + TABLE_ENTRIES, _STRETCH):
+            stretch = words[first : first + _STRETCH]
+            if stretch.tobytes() != _EMPTY_STRETCH:
+                found += [(place, spte) for place, spte in enumerate(stretch, first) if spte]
+        return found
 
     def take(self, gfn: int, role: int) -> ShadowPage:
         """Return a new page with all entries empty; there must be room."""
