@@ -9,7 +9,6 @@ raise: an exception in it would be printed and lost. Calls that fail raise `Engi
 from __future__ import annotations
 
 import ctypes
-from importlib import metadata
 from typing import Any
 
 from unicorn import unicorn_const as _uc
@@ -75,7 +74,17 @@ MMIO_WRITE_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64, ctypes.c_uint, _u64, _u
 
 def version() -> str:
     """Return the version of the unicorn package."""
+    from importlib import metadata  # with all that it imports, a tenth of a start
+
     return metadata.version("unicorn")
+
+
+def _short(name: str) -> Any:
+    """Return a function of Unicorn's that is so short, and calls nobody back, that other threads
+    may well wait for it: letting them run costs more than it takes."""
+    function = ctypes.PyDLL(None, handle=_lib._handle)[name]
+    function.restype = ctypes.c_int
+    return function
 
 
 def check(status: int, what: str) -> None:
@@ -204,7 +213,7 @@ class RegisterReader:
         """Read `register` of the engine `handle`."""
         self._box = ctypes.c_uint64()
         self._arguments = (_ptr(handle), register, ctypes.byref(self._box))
-        self._read = _lib.uc_reg_read
+        self._read = _short("uc_reg_read")
 
     def __call__(self) -> int:
         """Return its value now."""
@@ -251,7 +260,7 @@ class TlbFlusher:
         """Empty the TLB of the engine `handle`."""
         code = _uc.UC_CTL_IO_WRITE << 30 | _uc.UC_CTL_TLB_FLUSH
         self._arguments = (_ptr(handle), ctypes.c_int(code))
-        self._control = _lib.uc_ctl
+        self._control = _short("uc_ctl")
 
     def __call__(self) -> None:
         """Empty it now."""
