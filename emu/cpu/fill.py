@@ -55,6 +55,7 @@ _FILLS_BEFORE_GROWING = 512
 _MOST_FILLS_BETWEEN_FLUSHES = 1 << 22
 _LEFT = compiled.FILLS_LEFT // 8
 _TR_BASE = compiled.TR_BASE // 8
+_TR_BASE_Q = H.TR_D + 2 >> 1
 _REFUSED = compiled.REFUSED // 8
 _NOTHING = NotCanonical(0)
 
@@ -118,10 +119,12 @@ class Fills:
         self, fill: Callable[[int, int, int, int], bool]
     ) -> Callable[[int, int, int, int], bool]:
         """Return the hook for what compiled code leaves, which counts fills by itself."""
-        words = self._state.words
+        words, d = self._state.words, self._hidden.d
 
         def rest(uc: int, gva: int, kind: int, entry: int) -> bool:
             self._left = words[_LEFT]
+            if d[H.HFLAGS_D] & H.HF_LMA:
+                self._note_task_register()  # which compiled code looks at in every mode
             answered = fill(uc, gva, kind, entry)
             words[_LEFT] = max(self._left, 0)
             return answered
@@ -129,7 +132,17 @@ class Fills:
         return rest
 
     def reload_paging(self) -> None:
-        """Empty the TLB and tell the MMU the control registers as they are now."""
+        """Empty the TLB and tell the MMU the control registers as they are now.
+
+        No task switch may be under way; see `load_cr3`."""
+        self._note_task_register()
+        self._reload_paging()
+
+    def _note_task_register(self) -> None:
+        """Take TR for that of the running task."""
+        self._tr_base = self._state.words[_TR_BASE] = self._hidden.q[_TR_BASE_Q]
+
+    def _reload_paging(self) -> None:
         self.flush_tlb()
         q = self._hidden.q
         cr4 = q[H.CR_Q + 4]
@@ -185,7 +198,7 @@ class Fills:
         index = self._index
         translate = self._mmu.translate
         d, q = self._hidden.d, self._hidden.q
-        hflags, cr3, tr_base = H.HFLAGS_D, H.CR_Q + 3, H.TR_D + 2 >> 1
+        hflags, cr3, tr_base = H.HFLAGS_D, H.CR_Q + 3, _TR_BASE_Q
         fetch, write = raw.FILL_FETCH, raw.FILL_WRITE
         entries = _Entries()
 
@@ -195,15 +208,17 @@ class Fills:
                 self._left -= 1
                 if self._left <= 0 and self._is_over():
                     return self._refuse(_NOTHING)
-                if q[tr_base] != self._tr_base:
+                flags = d[hflags]
+                # There are no task switches in long mode.
+                if not flags & H.HF_LMA and q[tr_base] != self._tr_base:
                     self._task_register_changed(kind == fetch)
                 if kind == fetch:
                     if q[cr3] != self._loaded_cr3 and self._dropping < 0:
-                        self.reload_paging()
+                        self._reload_paging()
                     answer = self._fetch(gva)
                 else:
                     access = ACCESS_WRITE if kind == write else ACCESS_READ
-                    if d[hflags] & 3 == 3:
+                    if flags & 3 == 3:
                         access |= ACCESS_USER
                     if self._is_guarded:
                         access = self._guard(gva, access)
@@ -246,7 +261,7 @@ class Fills:
         """Return what a data access is under SMAP and protection keys, which look at more."""
         d = self._hidden.d
         if self._pke and d[H.PKRU_D] != self._loaded_pkru:
-            self.reload_paging()
+            self._reload_paging()
         if self._smap:
             if not access & ACCESS_USER:
                 return access | (ACCESS_AC if d[H.EFLAGS_D] & EFLAGS_AC else 0)
@@ -257,7 +272,7 @@ class Fills:
     def load_cr3(self, value: int) -> None:
         """Do the CR3 load of a task switch."""
         self._regs.cr3 = value
-        self.reload_paging()
+        self._reload_paging()
 
     def _task_register_changed(self, fetch: bool) -> None:
         """Look at a fill that finds another TSS than the one before: LTR, or a task switch.
@@ -277,7 +292,7 @@ class Fills:
             self._hidden.d[H.CC_OP_D] = 1
             return
         self._task_switch = None
-        self._tr_base = self._state.words[_TR_BASE] = tr.base
+        self._note_task_register()
 
     def _is_far_transfer(self) -> bool:
         code = self._cpu.read_code(15)

@@ -179,7 +179,7 @@ class QuickDelivery:
         d[H.HFLAGS_D] = hflags & _KEPT_HFLAGS | _CODE64 | big
         q[_RSP] = pointer
         q[H.RIP_Q] = rip
-        self._regs.rflags = flags & kept
+        d[H.EFLAGS_D] &= kept  # the arithmetic flags stay as lazy as they are
         return True
 
     def _find_route(self, vector: int) -> _Route | None:

@@ -85,12 +85,16 @@ class Faults:
         if spte & SPTE_TRAP:
             rights = trap_permissions(access)
         elif access & ACCESS_WRITE:
-            if not spte & SPTE_WRITABLE and self._stays_trapped(place, gpa):
+            gfn = gpa >> PAGE_SHIFT
+            if spte & SPTE_WRITABLE and not tlb.fetched_epoch[gfn] and not tlb.is_logging:
+                tlb.written_epoch[gfn] = tlb.epoch  # what `grant_write` says to most
+                rights = MAP_READ | MAP_WRITE
+            elif not spte & SPTE_WRITABLE and self._stays_trapped(place, gpa):
                 self.counters.pf_emulate += 1
                 rights = MAP_READ | MAP_WRITE | MAP_TRAP
             else:
                 mask, want = context.tests[access & _FETCHER | ACCESS_FETCH]
-                rights = tlb.grant_write(cpu, gpa >> PAGE_SHIFT, spte & mask == want)
+                rights = tlb.grant_write(cpu, gfn, spte & mask == want)
         elif access & ACCESS_FETCH:
             rights = tlb.grant_exec(cpu, gpa >> PAGE_SHIFT)
             pkey = spte >> SPTE_PKEY_SHIFT & 15
