@@ -98,7 +98,7 @@ def _fail(number: int, mmu: ShadowMmu, what: str) -> NoReturn:
 def _check_write_protection(mmu: ShadowMmu) -> None:
     words = mmu.words
     for gfn, pages in mmu.cache.tables.items():
-        if gfn in mmu.cache.unsync:
+        if gfn in mmu.cache.unsync.came_from:
             if any(page.level > 1 for page in pages):
                 _fail(1, mmu, f"gfn {gfn:x} is out of sync, and an upper table too")
             continue
@@ -117,7 +117,7 @@ def _check_entries(mmu: ShadowMmu) -> None:
     for page in mmu.pool:
         if page.obsolete:
             continue
-        may_be_stale = not page.direct and page.gfn in mmu.cache.unsync
+        may_be_stale = not page.direct and page.gfn in mmu.cache.unsync.came_from
         for place, spte in mmu.pool.entries(page):
             index = place - page.base
             if may_be_stale and _is_known_stale(mmu, memory, page, index):
@@ -202,7 +202,7 @@ def _is_known_stale(mmu: ShadowMmu, memory: Memory, page: ShadowPage, index: int
     if page.glevels == 2:
         index = gpte_of_spte(index, page.level, page.quadrant) >> 1
     table = memory.table64(page.gfn)
-    return table is None or table[index] != mmu.cache.unsync[page.gfn][index]
+    return table is None or table[index] != mmu.cache.unsync.came_from[page.gfn][index]
 
 
 def _is_dirty(memory: Memory, page: ShadowPage, gpte: int) -> bool:

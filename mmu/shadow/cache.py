@@ -11,22 +11,14 @@ A frame in ``tables`` is *shadowed*: no spte maps it writable and no TLB may. A 
 reaches :meth:`ShadowCache.guest_wrote`, which zaps the sptes that followed from the changed
 entries. Nothing is read again until a fault asks for it.
 
-Trapping every store is dear when a guest edits many entries of one table. So a *leaf* table may
-be let go *out of sync*: it is writable, and for each of its words we remember what the sptes behind
-it came from. A TLB miss that finds such an spte compares the word with what stands there now; a
-stale one is made anew. So nobody need tell us when the guest invalidates: its INVLPG or CR3 load
-empties the TLB, and the misses that follow look for themselves. (KVM, which does not see the
-misses, brings tables back in sync at CR3 loads and INVLPG.) Upper tables always stay protected: to
-look at one more guest word for each level would be a walk of the guest's tables.
+A leaf table may be let go *out of sync*, see unsync.py. Upper tables always stay protected.
 """
 
 from __future__ import annotations
 
 import mmap
-from array import array
-from collections.abc import Iterable
 
-from ..arch import ACC_EXEC, ACC_USER, PAGE_OFFSET, PAGE_SHIFT, PAGE_SIZE
+from ..arch import ACC_EXEC, ACC_USER, PAGE_OFFSET, PAGE_SHIFT
 from ..events import Counters, Tracer
 from ..memory import Memory
 from ..tlb import TlbTracker, address_of, frames_of
@@ -61,18 +53,17 @@ from .rmap import Rmap
 from .role import (
     ROLE_BITS,
     describe_role,
-    gpte_of_spte,
     is_direct,
     level_of,
     sptes_of_gpte,
 )
+from .unsync import UnsyncTables
 
 FLOOD_WRITES = 3
 """So many writes to a table that no fault used in between, and it is taken for no table any more.
 The 2007 series took the same number; Linux still does (detect_write_flooding)."""
 
 _LARGE_FAMILY = 16
-_LINE = 64  # tables are compared by so many bytes at a time
 
 
 class ShadowCache:
@@ -98,8 +89,7 @@ class ShadowCache:
         self.pages: dict[int, ShadowPage] = {}
         self.tables: dict[int, list[ShadowPage]] = {}
         self.tables_in_large: dict[int, int] = {}  # gfn >> 9 -> shadowed frames among the 512
-        # gfn -> for each word of the table, what the sptes behind it came from
-        self.unsync: dict[int, array[int]] = {}
+        self.unsync = UnsyncTables(self)
         self.obsolete: list[ShadowPage] = []  # unreachable, still to be taken apart
         self.paths: list[dict[int, ShadowPage]] = []
         """The vCPUs' :attr:`~mmu.shadow.context.ShadowContext.paths`, emptied with any path."""
@@ -125,18 +115,19 @@ class ShadowCache:
         self.rmap_large.resize((frames >> 9) + 1)
         self._find_frames()
 
-    def _set_frame_state(self, gfn: int, protected: bool) -> None:
+    def set_frame_state(self, gfn: int, protected: bool) -> None:
+        """Tell compiled code whether stores to a frame of RAM must be trapped."""
         if gfn < len(self.frame_state) and self.frame_state[gfn] != FRAME_OTHER:
             self.frame_state[gfn] = FRAME_TABLE if protected else FRAME_RAM
 
-    def _note_tables(self, gfn: int) -> None:
+    def note_tables(self, gfn: int) -> None:
         """Tell the leaf pages that stand on a frame, and compiled code, what they follow from:
         after any change of that."""
         pages = self.tables[gfn]
         memory = self.memory
         host = memory.host_address(gfn << PAGE_SHIFT)
         table64 = memory.table64(gfn)
-        came_from = self.unsync.get(gfn)
+        came_from = self.unsync.came_from.get(gfn)
         notes = self.pool.notes
         for page in pages:
             if page.level > 1:
@@ -171,8 +162,8 @@ class ShadowCache:
         A page that is made write-protects its guest table first: every spte that maps the frame
         loses W, and the TLBs are flushed if one of them may still let a store through.
         """
-        if gfn in self.unsync and level_of(role) > 1 and not is_direct(role):
-            self.sync(gfn)
+        if gfn in self.unsync.came_from and level_of(role) > 1 and not is_direct(role):
+            self.unsync.sync(gfn)
         page = self.pages.get(gfn << ROLE_BITS | role)
         if page is not None:
             self.counters.mmu_cache_hit += 1
@@ -189,11 +180,11 @@ class ShadowCache:
                 self.tables[gfn] = [page]
                 group = gfn >> 9
                 self.tables_in_large[group] = self.tables_in_large.get(group, 0) + 1
-                self._set_frame_state(gfn, True)
-                self._write_protect(gfn)
+                self.set_frame_state(gfn, True)
+                self.write_protect(gfn)
             else:
                 siblings.append(page)
-            self._note_tables(gfn)
+            self.note_tables(gfn)
         if self.trace is not None:
             self.trace(f"kvm_mmu_get_page: {describe_role(gfn, role)} new")
         return page
@@ -206,7 +197,7 @@ class ShadowCache:
             self.counters.mmu_recycled += 1
             self.zap_page(self.pool.oldest_unpinned())
 
-    def _write_protect(self, gfn: int) -> None:
+    def write_protect(self, gfn: int) -> None:
         """Take W from all sptes of a frame and from every TLB."""
         self.version += 1
         words = self.words
@@ -223,7 +214,7 @@ class ShadowCache:
 
     def is_protected(self, gfn: int) -> bool:
         """Return whether stores to a frame must be trapped because it is a table in sync."""
-        return gfn in self.tables and gfn not in self.unsync
+        return gfn in self.tables and gfn not in self.unsync.came_from
 
     # --- Links and leaves ---------------------------------------------------------------------
 
@@ -252,7 +243,7 @@ class ShadowCache:
         page = self.pool.page_at(place)
         in_sync = True
         if page is not None and page.came_from is not None:
-            self._note_refill(page, place)
+            self.unsync.note_refill(page, place)
             in_sync = False
         old = self.words[place]
         self.words[place] = spte
@@ -351,11 +342,11 @@ class ShadowCache:
         siblings = self.tables[gfn]
         siblings.remove(page)
         if siblings:
-            self._note_tables(gfn)
+            self.note_tables(gfn)
             return
         del self.tables[gfn]
-        self._set_frame_state(gfn, False)
-        self.unsync.pop(gfn, None)
+        self.set_frame_state(gfn, False)
+        self.unsync.came_from.pop(gfn, None)
         group = gfn >> 9
         self.tables_in_large[group] -= 1
         if not self.tables_in_large[group]:
@@ -371,10 +362,10 @@ class ShadowCache:
             page.obsolete = True
         self.pages.clear()
         for gfn in self.tables:
-            self._set_frame_state(gfn, False)
+            self.set_frame_state(gfn, False)
         self.tables.clear()
         self.tables_in_large.clear()
-        self.unsync.clear()
+        self.unsync.came_from.clear()
         self.tlb.flush_all()
 
     def zap_some_obsolete(self, pages: int) -> None:
@@ -408,13 +399,13 @@ class ShadowCache:
         self.counters.mmu_pte_write += not entry_bytes
         for page in tuple(pages):
             if entry_bytes != (4 if page.glevels == 2 else 8):
-                held |= self._zap_bytes(page, offset, size)
+                held |= self.zap_bytes(page, offset, size)
             if not entry_bytes and self.policy.flood:
                 self._detect_flood(page)
         if held:
             self.tlb.flush_all()
 
-    def _zap_bytes(self, page: ShadowPage, offset: int, size: int, but: int = -1) -> bool:
+    def zap_bytes(self, page: ShadowPage, offset: int, size: int, but: int = -1) -> bool:
         """Zap what followed from some bytes of a page's guest table, except the entry at place
         ``but``; return whether a TLB may hold any of it."""
         held = False
@@ -442,72 +433,6 @@ class ShadowCache:
             return
         self.counters.mmu_flooded += 1
         self.zap_page(page)
-
-    # --- Out of sync --------------------------------------------------------------------------
-
-    def try_unsync(self, gfn: int) -> bool:
-        """Let a table go out of sync, so that the store which is at hand need not be trapped.
-
-        Returns False if the frame must stay protected: an upper level of tables stands on it.
-        """
-        if not self.policy.unsync:
-            return False
-        table = self.memory.table64(gfn)
-        if table is None or any(page.level > 1 for page in self.tables[gfn]):
-            return False
-        self.unsync[gfn] = array("Q", table)
-        self.version += 1
-        self._set_frame_state(gfn, False)
-        self._note_tables(gfn)
-        self.counters.mmu_unsync += 1
-        if self.trace is not None:
-            self.trace(f"kvm_mmu_unsync_page: gfn {gfn:x}")
-        return True
-
-    def sync(self, gfn: int) -> None:
-        """Bring a table back in sync: zap what followed from changed entries, protect it again."""
-        before = self.unsync.pop(gfn).tobytes()
-        self._set_frame_state(gfn, True)
-        self._note_tables(gfn)
-        if self.trace is not None:
-            self.trace(f"kvm_mmu_sync_page: gfn {gfn:x}")
-        table = self.memory.table64(gfn)
-        now = table.tobytes() if table is not None else b"\xff" * PAGE_SIZE
-        held = False
-        if before != now:
-            for offset in _changed_words(before, now):
-                for page in self.tables[gfn]:
-                    held |= self._zap_bytes(page, offset, 8)
-        if held:
-            self.tlb.flush_all()
-        self._write_protect(gfn)
-
-    def is_stale(self, place: int) -> bool:
-        """Return whether the guest's entry behind a leaf has changed unseen. The leaf then says
-        nothing, and the next fault sets it anew."""
-        page = self.pool.page_at(place)
-        if page is None or page.came_from is None:
-            return False
-        word = _word_behind(page, place)
-        return page.table64[word] != page.came_from[word]
-
-    def _note_refill(self, page: ShadowPage, place: int) -> None:
-        """Note what word a leaf of a table out of sync is set from.
-
-        Only one word is remembered for all pages of the table, so if it has changed, the other
-        sptes that came from it are zapped; they are stale, and nobody may count on stale entries.
-        """
-        came_from, table = page.came_from, page.table64
-        assert came_from is not None
-        if page.alone and page.table is table:  # one word, one entry
-            came_from[place & 511] = table[place & 511]
-            return
-        word = _word_behind(page, place)
-        now = table[word]
-        if now != came_from[word]:
-            came_from[word] = now
-            for sibling in self.tables[page.gfn]:
-                self._zap_bytes(sibling, 8 * word, 8, but=place)
 
     # --- Leaf entries -------------------------------------------------------------------------
 
@@ -544,20 +469,3 @@ class ShadowCache:
             and (group + 1) << 21 <= slot.end
             and group not in self.tables_in_large
         )
-
-
-def _word_behind(page: ShadowPage, place: int) -> int:
-    """Return which 64-bit word of its table a leaf of a page comes from."""
-    index = place & 511
-    if page.glevels == 2:
-        return gpte_of_spte(index, 1, page.quadrant) >> 1
-    return index
-
-
-def _changed_words(before: bytes, now: bytes) -> Iterable[int]:
-    """Yield the offsets of the 8-byte words that differ between two pages."""
-    for line in range(0, PAGE_SIZE, _LINE):
-        if before[line : line + _LINE] != now[line : line + _LINE]:
-            for offset in range(line, line + _LINE, 8):
-                if before[offset : offset + 8] != now[offset : offset + 8]:
-                    yield offset

@@ -112,7 +112,7 @@ class Faults:
         slot = self.memory.slot_at(gpa)
         if slot is None or slot.kind != "ram":
             return True
-        if self.cache.is_protected(gfn) and not self.cache.try_unsync(gfn):
+        if self.cache.is_protected(gfn) and not self.cache.unsync.try_unsync(gfn):
             return True
         self.words[place] = self.words[place] & ~SPTE_TRAP_WRITE | SPTE_WRITABLE
         return False
@@ -214,7 +214,7 @@ class Faults:
         be: the guest has used what is behind, too."""
         words = self.words
         index = place & 511
-        if words[place + 1] or not 0 < index < 511 or not words[place - 1]:
+        if not 0 < index < 511 or words[place + 1] or not words[place - 1]:
             return False
         table = page.table
         if table is None or not self.cache.policy.prefetch:
@@ -269,7 +269,7 @@ class Faults:
         else:
             first = found.frame & ~511
             spte = cache.make_leaf(first, rights, writable=writable, pkey=found.pkey) | SPTE_LARGE
-        if self.words[place] == spte and not cache.is_stale(place):
+        if self.words[place] == spte and not cache.unsync.is_stale(place):
             self.counters.pf_spurious += 1
             return spte, place
         self.counters.pf_fixed += 1

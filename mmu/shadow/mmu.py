@@ -269,7 +269,7 @@ class ShadowMmu:
             return self.faults.fault(cpu, context, gva, access)
         if not paging.pke:
             context.paths[whole >> 21] = page
-        if page.came_from is not None and self.cache.is_stale(place):
+        if page.came_from is not None and self.cache.unsync.is_stale(place):
             return self.faults.leaf_fault(cpu, context, page, place, gva, access)
         return self._look_again(cpu, context, page, place, gva, access)
 
@@ -343,7 +343,11 @@ class ShadowMmu:
                 break
             place = (spte & SPTE_FRAME) >> 3
         page = self.pool.page_at(place)
-        return bool(spte & SPTE_PRESENT) and page is not None and page.gfn not in self.cache.unsync
+        return (
+            bool(spte & SPTE_PRESENT)
+            and page is not None
+            and page.gfn not in self.cache.unsync.came_from
+        )
 
     def flushed(self, cpu: int) -> None:
         """See :meth:`mmu.api.Mmu.flushed`."""

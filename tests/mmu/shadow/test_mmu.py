@@ -228,6 +228,17 @@ def test_prefetch_fills_what_follows_a_neighbour():
         assert taken() == (faults,)
 
 
+def test_prefetch_ends_with_the_last_table_of_the_pool():
+    rig, tables = started(pool=5)
+    tables.map(0x40200000, 0x5000, USER_RW)
+    rig.may(0x40200000)
+    for number in (509, 510, 511):
+        tables.map(0x40000000 + (number << 12), 0x6000, USER_RW)
+    for number in (509, 510, 511):
+        assert rig.may(0x40000000 + (number << 12)) == 0x6000
+    assert not rig.mmu.pool.room
+
+
 def test_prefetch_takes_no_entry_that_was_not_accessed():
     rig, tables = started()
     for number in range(6):
