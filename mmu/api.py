@@ -87,8 +87,7 @@ class PagingRegisters(NamedTuple):
     pkru: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class PageFault:
+class PageFault(NamedTuple):
     """The guest's own #PF: the address for CR2 and the error code (SDM 4.7)."""
 
     gva: int

@@ -61,6 +61,7 @@ class Context:
 
     ``plan`` is the walk spelled out, one row per level from the root down: (level, shift, index
     mask, reserved bits, reserved bits if PS = 1, whether PS = 1 maps a page here).
+    ``leaf_reserved`` are the reserved bits of its last row.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class Context:
         "fetch_code",
         "frame_mask",
         "gva_mask",
+        "leaf_reserved",
         "levels",
         "mode",
         "nxe",
@@ -134,6 +136,7 @@ class Context:
         self._root_mask = self.frame_mask if levels >= Levels.FOUR else 0xFFFF_F000
         top = 2 if levels is Levels.PAE else int(levels)
         self.plan = tuple(self._row(level) for level in range(top, 0, -1))
+        self.leaf_reserved = self.plan[-1][3] if self.plan else 0
 
     def fault(self, gva: int, access: int, why: int) -> PageFault:
         """Return the fault with the error code of SDM 4.7; ``why`` is 0, P, P|RSVD or P|PK."""

@@ -27,7 +27,7 @@ __all__ = ["Figure", "aliases", "history", "memory", "startup", "switches"]
 Tell = Callable[[str], None]
 _ENOUGH = 32768
 """Shadow pages that hold everything here."""
-_PAGE_BYTES = 4096 + 32
+_PAGE_BYTES = 4096 + 512 + 32  # entries, their epochs, the note
 """A shadow table in the host's buffer, with what compiled code is told about it."""
 _SCRIPT_RSS = """
 import sys

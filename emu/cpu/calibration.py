@@ -228,7 +228,7 @@ class _Calibration:
             raise _refuse(self.failure or f"test program: error {error}, steps {self.steps}")
         self._find_counters()
 
-    def _fill(self, _uc: int, gva: int, _access: int, entry: int, _data: int) -> bool:
+    def _fill(self, _uc: int, gva: int, _access: int, entry: int) -> bool:
         if gva == _BAD_PAGE or self.failure:
             self.exception_index[0] = _OUR_EXCEPTION
             return False

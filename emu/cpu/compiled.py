@@ -67,7 +67,7 @@ _WINDOW = 1 << 40
 
 def call_fill(function: int, uc: int, gva: int, kind: int, entry: int, state: int) -> int:
     """Call a TLB fill hook by its address."""
-    return int(raw.FILL_CALLBACK(function)(uc, gva & (1 << 64) - 1, kind, entry, state))
+    return int(raw.FILL_CALLBACK(function)(uc, gva & (1 << 64) - 1, kind, entry))
 
 
 def call_stop(function: int, uc: int) -> int:

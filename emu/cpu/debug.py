@@ -197,7 +197,7 @@ class DebugRegisters:
 
     # --- Data -----------------------------------------------------------------------------------
 
-    def _fill(self, uc: int, gva: int, kind: int, entry: int, data: int) -> bool:
+    def _fill(self, uc: int, gva: int, kind: int, entry: int) -> bool:
         """UC_HOOK_TLB_FILL of a watched page: see `emu.cpu.fill`, which is called for the answer.
 
         What has no permissions is refused; False would have the engine ask the next hook.
@@ -209,7 +209,7 @@ class DebugRegisters:
                 self._hidden.exception_index[0] = WATCHED
                 words[0] = words[1] = 0
                 return True
-            if not cpu.fills.fill(uc, gva, kind, entry, data):
+            if not cpu.fills.fill(uc, gva, kind, entry):
                 return False
             if kind == raw.FILL_FETCH:
                 words[1] &= ~_PERMS_READ_WRITE

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Events"]
 
+_CS_D = H.SEGS_D + H.SEG_DWORDS
+# A look-up in an enumeration costs as much as a register.
+_PF, _BP, _OF = Vector.PF, Vector.BP, Vector.OF
+_EXCEPTION, _SOFTWARE = Source.EXCEPTION, Source.SOFTWARE
 _WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17})
 
 
@@ -39,6 +43,8 @@ class Events:
         self._cpu = cpu
         self._hidden = cpu.hidden
         self._d = cpu.hidden.d
+        self._q = cpu.hidden.q
+        self._fills = cpu.fills
         self._regs = cpu.regs
         self._slice = cpu.slice
         self._step = cpu.step
@@ -77,7 +83,7 @@ class Events:
                 d[H.OLD_EXCEPTION_D] = 0xFFFF_FFFF
                 if software:
                     self._software_interrupt(number)
-                elif number == Vector.PF and not stepped and self._is_ahead(self._regs.cr2):
+                elif number == _PF and not stepped and self._is_ahead(self._regs.cr2):
                     self._step.begin(counted=False)  # native; see _refused_fill
                 else:
                     self._exception(number)
@@ -98,18 +104,19 @@ class Events:
 
     def deliver(self, event: Event) -> None:
         """Deliver an event now; on a triple fault the processor shuts down."""
-        regs = self._regs
-        cs, rip = regs.segment_selector(1), regs.rip
+        cs, rip = self._d[_CS_D] & 0xFFFF, self._q[H.RIP_Q]
         instruction = self._slice.position()
-        tried = [event]
+        if self._delivery.quickly(event):
+            self._record.note(event, cs, rip, instruction)
+            return
         try:
-            if not self._delivery.quickly(event):
-                tried = self._delivery.deliver(event)
+            tried = self._delivery.deliver(event)
         except Shutdown as shutdown:
             tried = shutdown.args[0]
             self._cpu.shut_down = True
             self._slice.stop(Exit.SHUTDOWN)
-        self._record.add(tried, cs, rip, instruction)
+        for event in tried:
+            self._record.note(event, cs, rip, instruction)
 
     # --- Exceptions and software interrupts -----------------------------------------------------
 
@@ -123,15 +130,15 @@ class Events:
     def _software_interrupt(self, vector: int) -> None:
         # RIP is behind the instruction: INT n has two bytes, INT3 and INTO have one. Both INT 3
         # forms come alike; the bytes tell.
-        regs = self._regs
-        rip = regs.rip
+        q = self._q
+        rip = q[H.RIP_Q]
         length = 2
-        if vector in (Vector.BP, Vector.OF):
-            regs.rip = rip - 1
+        if vector in (_BP, _OF):
+            q[H.RIP_Q] = rip - 1
             if self._cpu.read_code(1) in (b"\xcc", b"\xce"):
                 length = 1
-            regs.rip = rip
-        self.deliver(Event(vector, Source.SOFTWARE, start=rip - length))
+            q[H.RIP_Q] = rip
+        self.deliver(Event(vector, _SOFTWARE, None, None, rip - length))
 
     # --- Refused fills --------------------------------------------------------------------------
 
@@ -143,11 +150,11 @@ class Events:
         has been tried).
         """
         cpu, hidden = self._cpu, self._hidden
-        refusal = cpu.fills.take_refusal()
+        refusal = self._fills.take_refusal()
         if refusal is None or not self._take_back_stop():
             raise EngineError("Unicorn reports a refused fill that we know nothing of")
         gva = hidden.uc[hidden.invalid_addr]
-        if not stepped and self._is_ahead(gva):
+        if not gva & 0xFFF and not stepped and self._is_ahead(gva):
             self._step.begin(counted=False)
             return
         if isinstance(refusal, NotCanonical):
@@ -157,7 +164,7 @@ class Events:
         else:
             if gva >> 12 != refusal.gva >> 12:
                 gva = refusal.gva | gva & 0xFFF
-            self.deliver(Event(Vector.PF, Source.EXCEPTION, refusal.error_code, gva))
+            self.deliver(Event(_PF, _EXCEPTION, refusal.error_code, gva))
         self._slice.tick()
 
     def _is_ahead(self, gva: int) -> bool:

@@ -49,6 +49,8 @@ class Hooks:
         self._linear = cpu.linear
         self._slice = cpu.slice
         self._aborted: tuple[Event, bytes] | None = None
+        self.is_aborting = False
+        """Whether the instruction under way is being taken back."""
 
     def install(self, handle: int, keep: list[Any], syscall: int | None = None) -> None:
         """Hook the instructions; `keep` holds the callbacks as long as the engine lives. `syscall`
@@ -69,11 +71,6 @@ class Hooks:
                 raw.add_hook(handle, raw.HOOK_INSN, syscall, instruction, state.address)
             else:
                 raw.add_hook(handle, raw.HOOK_INSN, callback, instruction)
-
-    @property
-    def is_aborting(self) -> bool:
-        """Whether the instruction under way is being taken back."""
-        return self._aborted is not None
 
     def trapped_read(self, _uc: int, gpa: int, size: int, _data: int) -> int:
         """Serve a read in the trap window."""
@@ -142,6 +139,7 @@ class Hooks:
         and no fill succeeds; and at the first boundary or fill the state is put back.
         """
         self._aborted = event, bytes(self._hidden.b[:_ABORT_BYTES])
+        self.is_aborting = True
         self._cpu.flush_tlb()
         self._cpu.fills.leave_all_to_python()
         hidden = self._hidden
@@ -152,6 +150,7 @@ class Hooks:
         """Do the second half of `_abort`, from the interrupt hook."""
         self._cpu.pins.withdraw(H.INTERRUPT_SMI)
         aborted, self._aborted = self._aborted, None
+        self.is_aborting = False
         if aborted is not None:
             event, state = aborted
             self._hidden.b[:_ABORT_BYTES] = state

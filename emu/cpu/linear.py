@@ -45,6 +45,8 @@ class LinearMemory:
         self._frames: dict[int, int] = {}  # page << 10 | access -> frame address
         self.views: dict[int, memoryview] = {}  # the same -> its bytes
         self.words: dict[int, memoryview] = {}  # the same -> its 64-bit words
+        self.flushes = 0
+        """Grows whenever what was translated is forgotten."""
         self._writes: list[tuple[int, int, int, memoryview | None]] = []
 
     def begin(self) -> None:
@@ -64,6 +66,7 @@ class LinearMemory:
 
         The MMU counts on it that what it granted is gone after a flush.
         """
+        self.flushes += 1
         self._frames.clear()
         self.views.clear()
         self.words.clear()
@@ -142,6 +145,10 @@ class LinearMemory:
     def read_code(self, gva: int, size: int, user: bool) -> bytes:
         """Return up to `size` bytes of code, fewer where the next page would fault."""
         access = ACCESS_FETCH | (ACCESS_USER if user else 0)
+        offset = gva & _PAGE
+        view = self.views.get((gva >> 12) << 10 | access)
+        if view is not None and offset <= 0x1000 - size:
+            return bytes(view[offset : offset + size])
         try:
             return self.read_block(gva, size, access)
         except Fault:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from emu.cpu import compiled
@@ -33,7 +33,8 @@ class Record:
         self._words = words
         self._watched = watched
         self._on_event: Callable[[PastEvent], None] | None = None
-        self._recent: deque[PastEvent] = deque(maxlen=compiled.RING_ENTRIES)
+        # As what a PastEvent is made of: few of them are ever looked at.
+        self._recent: deque[tuple[Event, int, int, int]] = deque(maxlen=compiled.RING_ENTRIES)
 
     @property
     def on_event(self) -> Callable[[PastEvent], None] | None:
@@ -49,17 +50,15 @@ class Record:
     def recent(self) -> list[PastEvent]:
         """The last few events, the newest last."""
         self._collect()
-        return list(self._recent)
+        return list(map(PastEvent._make, self._recent))
 
-    def add(self, tried: Sequence[Event], cs: int, rip: int, instruction: int) -> None:
-        """Note an event, and those that it turned into because it could not be delivered."""
+    def note(self, event: Event, cs: int, rip: int, instruction: int) -> None:
+        """Note an event that was delivered or tried."""
         if self._words[_NOTED]:
             self._collect()
-        for event in tried:
-            past = PastEvent(event, cs, rip, instruction)
-            self._recent.append(past)
-            if self._on_event is not None:
-                self._on_event(past)
+        self._recent.append((event, cs, rip, instruction))
+        if self._on_event is not None:
+            self._on_event(PastEvent(event, cs, rip, instruction))
 
     def clear(self) -> None:
         """Forget everything."""
@@ -78,4 +77,4 @@ class Record:
                 event = Event(what & 0xFF, source, start=rip - 2)
             else:
                 event = Event(what & 0xFF, source, code, cr2)
-            self._recent.append(PastEvent(event, cs, rip, instruction))
+            self._recent.append((event, cs, rip, instruction))

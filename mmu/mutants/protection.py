@@ -16,7 +16,7 @@ class OldMappingsStayWritable(Mutant):
     case = (12, 22)
 
     def _mutate(self) -> None:
-        around(self.cache, "_write_protect", lambda protect, gfn: None)
+        around(self.cache, "write_protect", lambda protect, gfn: None)
 
 
 class OneAliasProtected(Mutant):
@@ -33,7 +33,7 @@ class OneAliasProtected(Mutant):
                     self.words[place] = spte & ~SPTE_WRITABLE | SPTE_TRAP_WRITE
             self.tlb.protect(gfn)
 
-        around(self.cache, "_write_protect", protect)
+        around(self.cache, "write_protect", protect)
 
 
 class TlbsNotFlushedOnProtect(Mutant):
@@ -98,7 +98,7 @@ class LargePagesNotSplit(Mutant):
                     self.words[place] = spte & ~SPTE_WRITABLE | SPTE_TRAP_WRITE
             self.tlb.protect(gfn)
 
-        around(self.cache, "_write_protect", protect)
+        around(self.cache, "write_protect", protect)
 
 
 class OnceATableAlwaysATable(Mutant):

@@ -6,7 +6,8 @@
 2. Every present spte equals what a fresh walk gives, with its rights no wider; W only where the
    guest's D is set. (In a table out of sync: unless the guest's entry has changed since.)
 3. rmap and sptes name each other exactly; so do parents and children.
-4. A root in use is never recycled; a recycled page is reachable from nowhere.
+4. A root in use is never recycled; a recycled page is reachable from nowhere, and what a vCPU
+   remembers of its paths is what a walk finds.
 5. The pool never exceeds its bound.
 6. No frame is writable in one TLB and executable in another.
 
@@ -52,7 +53,6 @@ from .pool import (
     SPTE_UPPER,
     SPTE_USER,
     SPTE_WRITABLE,
-    TABLE_ENTRIES,
     ShadowPage,
 )
 from .role import (
@@ -69,11 +69,8 @@ from .role import (
 
 if TYPE_CHECKING:
     from ..memory import Memory
+    from .context import ShadowContext
     from .mmu import ShadowMmu
-
-
-_STRETCH = 32  # mostly empty pages are looked at by so many entries at once
-_EMPTY = bytes(_STRETCH * 8)
 
 
 def audit(mmu: ShadowMmu) -> None:
@@ -101,7 +98,7 @@ def _fail(number: int, mmu: ShadowMmu, what: str) -> NoReturn:
 def _check_write_protection(mmu: ShadowMmu) -> None:
     words = mmu.words
     for gfn, pages in mmu.cache.tables.items():
-        if gfn in mmu.cache.unsync:
+        if gfn in mmu.cache.unsync.came_from:
             if any(page.level > 1 for page in pages):
                 _fail(1, mmu, f"gfn {gfn:x} is out of sync, and an upper table too")
             continue
@@ -120,8 +117,9 @@ def _check_entries(mmu: ShadowMmu) -> None:
     for page in mmu.pool:
         if page.obsolete:
             continue
-        may_be_stale = not page.direct and page.gfn in mmu.cache.unsync
-        for index, spte in _entries(mmu, page):
+        may_be_stale = not page.direct and page.gfn in mmu.cache.unsync.came_from
+        for place, spte in mmu.pool.entries(page):
+            index = place - page.base
             if may_be_stale and _is_known_stale(mmu, memory, page, index):
                 continue
             wrong = _wrong_entry(mmu, memory, features, page, index, spte)
@@ -136,16 +134,6 @@ def _check_entries(mmu: ShadowMmu) -> None:
                 wanted = context.directory_key(quarter)
                 if context.root_page is not None or wanted != (page.gfn, page.role):
                     _fail(2, mmu, f"vCPU {cpu} root entry {quarter} leads to {page!r}")
-
-
-def _entries(mmu: ShadowMmu, page: ShadowPage) -> list[tuple[int, int]]:
-    """Return (index, entry) for the entries of a page that are not empty."""
-    found = []
-    for first in range(0, TABLE_ENTRIES, _STRETCH):
-        stretch = mmu.words[page.base + first : page.base + first + _STRETCH]
-        if stretch.tobytes() != _EMPTY:
-            found += [(index, spte) for index, spte in enumerate(stretch, first) if spte]
-    return found
 
 
 def _wrong_entry(
@@ -214,7 +202,7 @@ def _is_known_stale(mmu: ShadowMmu, memory: Memory, page: ShadowPage, index: int
     if page.glevels == 2:
         index = gpte_of_spte(index, page.level, page.quadrant) >> 1
     table = memory.table64(page.gfn)
-    return table is None or table[index] != mmu.cache.unsync[page.gfn][index]
+    return table is None or table[index] != mmu.cache.unsync.came_from[page.gfn][index]
 
 
 def _is_dirty(memory: Memory, page: ShadowPage, gpte: int) -> bool:
@@ -318,11 +306,11 @@ def _check_reverse_map(mmu: ShadowMmu) -> None:
     roots = [p for cpu in range(mmu.pool.cpus) for p in range(cpu << 9, (cpu << 9) + 4)]
     uppers = [(place, words[place]) for place in roots if words[place]]
     for page in mmu.pool:
-        for index, spte in _entries(mmu, page):
+        for place, spte in mmu.pool.entries(page):
             if page.level > 1 and not spte & SPTE_LARGE:
-                uppers.append((page.base + index, spte))
+                uppers.append((place, spte))
             elif spte & SPTE_PRESENT and not spte & SPTE_TRAP:
-                found.add(((spte & SPTE_FRAME) >> PAGE_SHIFT, page.base + index))
+                found.add(((spte & SPTE_FRAME) >> PAGE_SHIFT, place))
     for place, spte in uppers:
         parents[mmu.pool.page_of(spte)].add(place)
         if spte & 7 != SPTE_UPPER:
@@ -346,6 +334,9 @@ def _check_roots(mmu: ShadowMmu) -> None:
             pins[root] += 1
             if context.root != root.base:
                 _fail(4, mmu, f"vCPU {cpu} starts at {context.root}, not at {root!r}")
+        for part, leaf in context.paths.items():
+            if _leaf_page(mmu, context, part << 21) is not leaf:
+                _fail(4, mmu, f"vCPU {cpu} takes {leaf!r} for the way to {part << 21:#x}")
     for page, wanted in pins.items():
         if page.pins != wanted:
             _fail(4, mmu, f"{page!r} is pinned {page.pins} times, run on by {wanted}")
@@ -364,6 +355,17 @@ def _check_roots(mmu: ShadowMmu) -> None:
     tables = sum(len(pages) for pages in mmu.cache.tables.values())
     if tables != sum(not page.direct for page in pins):
         _fail(4, mmu, "a recycled page still stands for a table")
+
+
+def _leaf_page(mmu: ShadowMmu, context: ShadowContext, gva: int) -> ShadowPage | None:
+    """Return the leaf page that a walk of the shadow tables comes to, if it does."""
+    place = context.root
+    for shift in context.shifts:
+        spte = mmu.words[place + ((gva & context.paging.gva_mask) >> shift & 511)]
+        if spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
+            return None
+        place = (spte & SPTE_FRAME) >> 3
+    return mmu.pool.page_at(place)
 
 
 def _check_bound(mmu: ShadowMmu) -> None:

@@ -5,8 +5,8 @@
 from the vCPU's root and answers if the leaf allows the access. If the leaf is missing or too
 narrow, :func:`refill` makes it from the guest's entry, as :meth:`Faults.leaf_fault` does. For
 everything else, and wherever a rule needs a second look, both return 0 and Python decides. They
-never enter Python, and leave behind what Python would: the epoch in the leaf and in the tracker's
-bytes, A and D, the reverse map.
+never enter Python, and leave behind what Python would: the epochs of the leaf and of the
+tracker, A and D, the reverse map.
 
 The functions are written in a small subset of Python (signed 64-bit integers, ``while``, ``if``,
 and the loads and stores that they are given), so that the same text runs compiled and, for tests,
@@ -46,7 +46,8 @@ FRAMES = 112  # how many frames the arrays below have
 STATES = 120  # address of a byte a frame: FRAME_*
 SLOTS = 128  # address of the reverse map's array
 FAULTS = 136  # counts the guest's faults found
-TESTS = 144  # (mask, want) for read, write, fetch; supervisor, then user
+EPOCHS = 144  # address of a byte a place: the epoch of the last answer from it
+TESTS = 152  # (mask, want) for read, write, fetch; supervisor, then user
 BLOCK_BYTES = TESTS + 6 * 16
 
 # A frame's state.
@@ -65,7 +66,6 @@ KINDS = (0, ACCESS_WRITE, ACCESS_FETCH)
 
 _FRAME = (1 << 52) - (1 << 12)
 _NX = -(1 << 63)
-_EPOCH = 127 << 52
 _PKEY = 15 << 59
 
 
@@ -139,7 +139,7 @@ def hit(block: int, gva: int, kind: int, user: int) -> int:
             return 0
         store8(fetched, epoch)
         answer = gpa | 5
-    store64(words + (place << 3), (spte & ~_EPOCH) | (epoch << 52))
+    store8(load64(block + EPOCHS) + place, epoch)
     store64(block + FILLS, load64(block + FILLS) + 1)
     return answer
 
@@ -302,8 +302,9 @@ class Block:
         words[NO_FETCHES // 8] = tlb.cpus > 1 or paging.smap
         words[TRACKER // 8] = tlb.shared_address
         words[NOTES // 8] = pool.notes_address
-        words[RESERVED // 8] = paging.plan[-1][3] if paging.plan else 0
+        words[RESERVED // 8] = paging.leaf_reserved
         words[FRAME_BITS // 8] = paging.frame_mask
+        words[EPOCHS // 8] = pool.epochs_address
         words[FRAMES // 8] = len(cache.frame_state)
         words[STATES // 8] = cache.frame_state_address
         words[SLOTS // 8] = cache.rmap.address

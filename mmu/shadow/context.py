@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ..arch import (
@@ -18,7 +18,7 @@ from ..arch import (
     Levels,
 )
 from ..walker import Context, Walk
-from .pool import SPTE_NX, SPTE_PRESENT, SPTE_USER, SPTE_WRITABLE, ShadowPage
+from .pool import SPTE_NX, SPTE_PRESENT, SPTE_TRAP, SPTE_USER, SPTE_WRITABLE, ShadowPage
 from .role import make_role, quadrant_of
 
 # The walk over the shadow tables, as the shifts of the upper levels. Guests with 32-bit addresses
@@ -40,6 +40,11 @@ class ShadowContext:
     ``root`` is the first place of the root, ``root_page`` the page that owns it (None: the vCPU's
     root table), ``mode`` the mode bits of every role made now, ``tests`` the permission check by
     access: a leaf lets the access through if ``spte & mask == want``.
+
+    ``paths`` is what the processor's paging-structure caches are (SDM 3A 4.10.3): from gva >> 21 to
+    the leaf page that translates it. It is noted at a walk, and emptied when the root changes or
+    any upper entry is. Through it a hit is one look-up and one entry. ``plain`` is like ``tests``
+    and lets less through: see :func:`plain_tests`.
     """
 
     paging: Context
@@ -48,6 +53,8 @@ class ShadowContext:
     shifts: tuple[int, ...]
     mode: int
     tests: list[tuple[int, int]]
+    plain: list[tuple[int, int]] = field(default_factory=list)
+    paths: dict[int, ShadowPage] = field(default_factory=dict)
 
     def directory_key(self, quarter: int) -> tuple[int, int] | None:
         """Return (gfn, role) of the directory for a gigabyte of a 32-bit address space."""
@@ -106,3 +113,18 @@ def hardware_tests(smep: bool, smap: bool) -> list[tuple[int, int]]:
             want |= SPTE_WRITABLE
         tests.append((mask, want))
     return tests
+
+
+_NEVER = 0, 1
+
+
+@lru_cache(maxsize=16)
+def plain_tests(smep: bool, smap: bool, writes: bool, fetches: bool) -> list[tuple[int, int]]:
+    """Return :func:`hardware_tests` narrowed to what needs no second look: the frame is RAM or ROM,
+    and writes only with ``writes``, fetches only with ``fetches``. No entry passes the others."""
+    return [
+        _NEVER
+        if (access & ACCESS_WRITE and not writes) or (access & ACCESS_FETCH and not fetches)
+        else (mask | SPTE_TRAP, want)
+        for access, (mask, want) in enumerate(hardware_tests(smep, smap))
+    ]
