@@ -19,6 +19,7 @@ __all__ = ["LinearMemory"]
 
 _PAGE = 0xFFF
 _MASK64 = (1 << 64) - 1
+_MOST_CODE_PAGES = 4096
 
 
 class LinearMemory:
@@ -45,6 +46,7 @@ class LinearMemory:
         self._frames: dict[int, int] = {}  # page << 10 | access -> frame address
         self.views: dict[int, memoryview] = {}  # the same -> its bytes
         self.words: dict[int, memoryview] = {}  # the same -> its 64-bit words
+        self._code: dict[tuple[int, int], memoryview] = {}  # CR3 and the same -> its bytes
         self.flushes = 0
         """Grows whenever what was translated is forgotten."""
         self._writes: list[tuple[int, int, int, memoryview | None]] = []
@@ -57,6 +59,7 @@ class LinearMemory:
             version = self._mmu.version
             if version != self._version:
                 self._version = version
+                self._code.clear()
                 self.flush()
         elif not self._sees_flushes:
             self.flush()
@@ -142,13 +145,27 @@ class LinearMemory:
                 self._memory.write_block(address, data, "processor")
         self._writes.clear()
 
-    def read_code(self, gva: int, size: int, user: bool) -> bytes:
-        """Return up to `size` bytes of code, fewer where the next page would fault."""
+    def read_code(self, gva: int, size: int, user: bool, space: int = 0) -> bytes:
+        """Return up to `size` bytes of code, fewer where the next page would fault.
+
+        `space` is CR3 in long mode, where it alone says what is mapped: code that was read in this
+        address space before is found again after others were entered, while `version` stands.
+        """
         access = ACCESS_FETCH | (ACCESS_USER if user else 0)
         offset = gva & _PAGE
-        view = self.views.get((gva >> 12) << 10 | access)
+        key = (gva >> 12) << 10 | access
+        views = self.views
+        view = views.get(key) or self._code.get((space, key))
         if view is not None and offset <= 0x1000 - size:
             return bytes(view[offset : offset + size])
+        code = self._read_code_block(gva, size, access)
+        if space and self._has_version and key in views:
+            if len(self._code) >= _MOST_CODE_PAGES:
+                self._code.clear()
+            self._code[space, key] = views[key]
+        return code
+
+    def _read_code_block(self, gva: int, size: int, access: int) -> bytes:
         try:
             return self.read_block(gva, size, access)
         except Fault:

@@ -53,7 +53,7 @@ from emu.devices.bus import PortBus
 from emu.errors import EngineError
 from emu.state import CpuState
 from mmu.api import Mmu
-from mmu.arch import Features
+from mmu.arch import EFER_LMA, Features
 from mmu.memory import Memory
 
 if TYPE_CHECKING:
@@ -220,9 +220,10 @@ class Vcpu:
 
     def read_code(self, size: int) -> bytes:
         """Return up to `size` code bytes at CS:RIP. 1 us where they were fetched just now."""
-        rip = self.regs.linear_rip
+        regs = self.regs
         self.linear.begin()
-        return self.linear.read_code(rip, size, self.regs.cpl == 3)
+        space = regs.cr3 if regs.efer & EFER_LMA else 0
+        return self.linear.read_code(regs.linear_rip, size, regs.cpl == 3, space)
 
     def read_cr8(self) -> int:
         """Return the task priority; a local APIC overrides this."""
