@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Other people's kernels: what docs/kernels.json says of each still holds, where it is found.
 
-`SHADOWCORN_KERNELS` names a folder with them (`shadowcorn kernels --list FOLDER` tells what is found
-there); what is missing is skipped with its reason. They take minutes: `-m kernels`.
+`SHADOWCORN_KERNELS` names a folder with them (`shadowcorn kernels --list FOLDER` tells what is
+found there); what is missing is skipped with its reason. They take minutes: `-m kernels`.
 """
 
 from __future__ import annotations
