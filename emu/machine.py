@@ -89,10 +89,10 @@ class Machine:
         "shadow", "uncached", "native" or "module:Class"; `shadow_pages` bounds its pool and
         `audit` checks it after every event. `format`, `address` and `entry` are for images that do
         not speak for themselves; `cpu_features` switches features by their CPUID names.
-        `jit` is "on", "off" or "auto": compiled code for TLB misses. `clock` "instructions" counts
-        instructions one by one, "blocks" counts blocks by their size, which is ten times as fast
-        (and counts instructions on hosts where it cannot be done); "auto" is "blocks" with compiled
-        code and "instructions" without.
+        `jit` is "on", "off" or "auto": compiled code for TLB misses. `clock` "blocks" counts blocks
+        by their size, four bytes an instruction; "instructions" counts instructions one by one,
+        which makes them ten times as dear. "auto" is "blocks" where blocks can be counted: on
+        x86-64 hosts, and on others with compiled code.
 
         Raises KernelError or UsageError with one line for a person, CalibrationError for an
         unknown Unicorn.
@@ -126,7 +126,7 @@ class Machine:
                 now=lambda: self.clock.now,
                 features=cpu_features,
                 code=code,
-                count_blocks=clock == "blocks" or (clock == "auto" and code is not None),
+                count_blocks=clock != "instructions",
             )
             self.cpus.append(vcpu)
         for vcpu in self.cpus[1:]:

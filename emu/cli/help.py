@@ -52,8 +52,8 @@ how to run
   --quantum N             instructions a virtual CPU runs before the next has its turn
   --seed N                seed of whatever is random
   --jit on|off|auto       compiled code for TLB misses; auto (default): where it can be had
-  --clock KIND            how time passes: instructions (one by one), blocks (by their size, fast),
-                          auto (default): blocks with compiled code, else instructions
+  --clock KIND            how time passes: blocks (by their size, fast), instructions (one by one,
+                          exact), auto (default): blocks where the host's processor can count them
   --shadow-policy P=off,..
                           switch off what the cache learnt after 2007: unsync, large, prefetch,
                           flood
