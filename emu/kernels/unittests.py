@@ -38,6 +38,8 @@ _FAILURES_KEPT = 12
 
 SECONDS = 90.0
 """The tree's own limit for a test, where it names none."""
+PATIENCE = 4
+"""So many times its limits, which are meant for processors, does an emulator get."""
 
 
 def _parse(text: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -117,7 +119,7 @@ def _case(suite: str, name: str, file: Path, settings: dict[str, str], reason: s
         suite=suite,
         name=name,
         arguments=(*arguments, *parameters),
-        seconds=float(settings.get("timeout", SECONDS)),
+        seconds=PATIENCE * float(settings.get("timeout", SECONDS)),
         absent=reason,
     )
 
