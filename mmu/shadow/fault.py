@@ -247,7 +247,7 @@ class Faults:
             # have turned back. With SMAP or keys it must go on being seen to be a user page: then
             # it is granted to this TLB entry alone and not remembered.
             if rights & ACC_USER and (paging.smap or paging.pke):
-                return self._grant_unremembered(cpu, found)
+                return self._grant_unremembered(cpu, context, found)
             rights = rights & ~ACC_USER | ACC_WRITE
             if paging.smep and found.rights & ACC_USER:
                 rights &= ~ACC_EXEC
@@ -281,14 +281,23 @@ class Faults:
             self._prefetch(context, page, place)
         return spte, place
 
-    def _grant_unremembered(self, cpu: int, found: Walk) -> int:
-        """Answer a write under WP = 0 and SMAP without leaving an spte that says it."""
+    def _grant_unremembered(self, cpu: int, context: ShadowContext, found: Walk) -> int:
+        """Answer a write under WP = 0 and SMAP without leaving an spte that says it.
+
+        For a large page there must be one all the same, of the rights that may be remembered: the
+        TLB holds such a page in pieces, the guest's INVLPG drops one, and the others go because
+        the zap of what stands for the page finds that a TLB was answered from it.
+        """
         gpa = found.frame << PAGE_SHIFT
+        place = self._install(context, found, found.rights)[1] if found.level != 1 else None
         slot = self.memory.slot_at(gpa)
-        trapped = self.cache.is_protected(found.frame) or slot is None or slot.kind != "ram"
-        if trapped:
-            return gpa | MAP_READ | MAP_WRITE | MAP_TRAP
-        return gpa | self.tlb.grant_write(cpu, found.frame, False)
+        if self.cache.is_protected(found.frame) or slot is None or slot.kind != "ram":
+            rights = MAP_READ | MAP_WRITE | MAP_TRAP
+        else:
+            rights = self.tlb.grant_write(cpu, found.frame, False)
+        if place is not None:
+            self.epochs[place] = self.tlb.epoch  # only now: see `answer`
+        return gpa | rights
 
     def _build(
         self, context: ShadowContext, found: Walk, direct_rights: int, to_level: int

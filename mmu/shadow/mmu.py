@@ -74,7 +74,8 @@ class ShadowMmu:
     name = "shadow"
     flush_on_invlpg = False
     """The engine's own INVLPG, of one 4 KiB entry, is enough. A change of a large page has flushed
-    the TLBs by itself, because it stands in a table that is write-protected."""
+    the TLBs by itself: it stands in a table that is write-protected, and an spte stands for it as
+    long as a TLB may hold a piece of it."""
 
     def __init__(
         self,
