@@ -47,7 +47,7 @@ class LinearMemory:
         self.words: dict[int, memoryview] = {}  # the same -> its 64-bit words
         self.flushes = 0
         """Grows whenever what was translated is forgotten."""
-        self._writes: list[tuple[int, int, int, memoryview | None]] = []
+        self._writes: list[tuple[int, int, int, int]] = []  # gpa, size, value, key of the view
 
     def begin(self) -> None:
         """Forget uncommitted writes: call before each use."""
@@ -122,25 +122,35 @@ class LinearMemory:
         access |= ACCESS_WRITE
         if gva & _PAGE <= 0x1000 - size:
             address = self.physical(gva, access, vector)
-            view = self.views.get((gva >> 12) << 10 | access)
-            self._writes.append((address, size, value, view))
+            self._writes.append((address, size, value, (gva >> 12) << 10 | access))
             return
         low = 0x1000 - (gva & _PAGE)
         first = self.physical(gva, access, vector)
         second = self.physical(gva + low & _MASK64, access, vector)
-        self._writes.append((first, low, value & (1 << 8 * low) - 1, None))
-        self._writes.append((second, size - low, value >> 8 * low, None))
+        self._writes.append((first, low, value & (1 << 8 * low) - 1, -1))
+        self._writes.append((second, size - low, value >> 8 * low, -1))
 
     def commit(self) -> None:
-        """Perform the staged writes as the guest's own stores."""
-        for address, size, value, view in self._writes:
+        """Perform the staged writes as the guest's own stores.
+
+        What was translated after a write was staged, or an earlier write, may have taken its view
+        away: the frame may be a page table only since then.
+        """
+        for address, size, value, key in self._writes:
             data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+            view = self._view(key)
             if view is not None:
                 offset = address & _PAGE
                 view[offset : offset + size] = data
             else:
                 self._memory.write_block(address, data, "processor")
         self._writes.clear()
+
+    def _view(self, key: int) -> memoryview | None:
+        """Return the bytes of a page if they may still be touched untold."""
+        if self._has_version and self._mmu.version != self._version:
+            return None
+        return self.views.get(key)
 
     def read_code(self, gva: int, size: int, user: bool) -> bytes:
         """Return up to `size` bytes of code, fewer where the next page would fault."""
