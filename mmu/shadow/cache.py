@@ -94,6 +94,7 @@ class ShadowCache:
         self.paths: list[dict[int, ShadowPage]] = []
         """The vCPUs' :attr:`~mmu.shadow.context.ShadowContext.paths`, emptied with any path."""
         self._has_large = False  # the guest has used a large page
+        self._written_up_to = 0  # behind the last write to a table
         self.trace: Tracer | None = None
         self.version = 0
         """Grows whenever a translation is taken back, or may be without our knowing."""
@@ -390,18 +391,28 @@ class ShadowCache:
         With ``entry_bytes`` the write only set A or D in an entry of that width: pages of the same
         entry width have nothing to fear from it, but in the other width the same bits may be a
         part of an address.
+
+        An engine delivers a store in pieces. What goes on in the entry where the last write ended
+        is the rest of that one and is not counted again.
         """
         pages = self.tables.get(gpa >> PAGE_SHIFT)
         if pages is None:
             return
         offset = gpa & PAGE_OFFSET
-        held = False
-        self.counters.mmu_pte_write += not entry_bytes
+        held = counts = False
+        goes_on = gpa == self._written_up_to
+        if not entry_bytes:
+            self._written_up_to = gpa + size
         for page in tuple(pages):
-            if entry_bytes != (4 if page.glevels == 2 else 8):
+            width = 4 if page.glevels == 2 else 8
+            if entry_bytes != width:
                 held |= self.zap_bytes(page, offset, size)
-            if not entry_bytes and self.policy.flood:
+            if entry_bytes or (goes_on and offset & width - 1):
+                continue
+            counts = True
+            if self.policy.flood:
                 self._detect_flood(page)
+        self.counters.mmu_pte_write += counts
         if held:
             self.tlb.flush_all()
 
