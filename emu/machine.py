@@ -336,6 +336,7 @@ class Machine:
             self.guest_memory,
             PagingRegisters(regs.cr0, regs.cr3, regs.cr4, regs.efer, regs.pkru),
         )
+        context.pdptes = cpu.fills.pdptes() or context.pdptes
         return context
 
     def _walk_text(self, cpu: Vcpu, gva: int) -> str:

@@ -168,6 +168,10 @@ class LockstepMmu:
                 lines.append(f"{name}: {describe_path(cpu, gva)}")
         return "\n".join(lines)
 
+    def pdptes(self, cpu: int) -> list[int]:
+        """Return a vCPU's PDPTE registers, which mean something under PAE paging only."""
+        return list(self._contexts[cpu].pdptes)
+
     def invlpg(self, cpu: int, gva: int) -> None:
         """See :meth:`mmu.api.Mmu.invlpg`."""
         self.first.invlpg(cpu, gva)

@@ -79,6 +79,10 @@ class UncachedMmu:
         """See :meth:`mmu.api.Mmu.remapped`."""
         self.tlb.remapped()
 
+    def pdptes(self, cpu: int) -> list[int]:
+        """Return a vCPU's PDPTE registers, which mean something under PAE paging only."""
+        return list(self.contexts[cpu].pdptes)
+
     def start_dirty_log(self) -> None:
         """See :meth:`mmu.tlb.TlbTracker.start_dirty_log`."""
         self.tlb.start_dirty_log()

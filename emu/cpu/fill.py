@@ -270,9 +270,22 @@ class Fills:
         return access
 
     def load_cr3(self, value: int) -> None:
-        """Do the CR3 load of a task switch."""
+        """Do the CR3 load of a task switch; the PDPTE registers stay with CR3 (SDM 3A 4.4.1)."""
+        if value == self._loaded_cr3:
+            self.flush_tlb()
+            self._mmu.flushed(self._index)
+            return
         self._regs.cr3 = value
         self._reload_paging()
+
+    def pdptes(self) -> list[int] | None:
+        """Return the PDPTE registers, which the MMU has; None if it has not, or will load them
+        before the next fetch."""
+        known = getattr(self._mmu, "pdptes", None)
+        if known is None or self._regs.cr3 != self._loaded_cr3:
+            return None
+        pdptes: list[int] = known(self._index)
+        return pdptes
 
     def _task_register_changed(self, fetch: bool) -> None:
         """Look at a fill that finds another TSS than the one before: LTR, or a task switch.

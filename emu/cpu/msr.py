@@ -183,8 +183,10 @@ class Msrs:
         # SDM 3A 2.2.1, 4.1.1: reserved bits; LME may not change while paging is on.
         if value & ~allowed or ((value ^ old) & EFER_LME and regs.cr0 & CR0_PG):
             raise Fault(Vector.GP)
-        regs.efer = value & ~EFER_LMA | old & EFER_LMA
-        cpu.reload_paging()
+        new = value & ~EFER_LMA | old & EFER_LMA
+        if new != old:  # the MMU would take the same registers for a reload of CR3
+            regs.efer = new
+            cpu.reload_paging()
 
 
 def _check_pat(value: int) -> None:

@@ -407,6 +407,10 @@ class ShadowMmu:
         for cpu in self._blocks:
             self._publish(cpu)
 
+    def pdptes(self, cpu: int) -> list[int]:
+        """Return a vCPU's PDPTE registers, which mean something under PAE paging only."""
+        return list(self.contexts[cpu].paging.pdptes)
+
     def describe_path(self, cpu: int, gva: int) -> str:
         """Return the shadow tables' side of an address, a line a level. Changes nothing."""
         context = self.contexts[cpu]
