@@ -63,6 +63,7 @@ FLOOD_WRITES = 3
 """So many writes to a table that no fault used in between, and it is taken for no table any more.
 The 2007 series took the same number; Linux still does (detect_write_flooding)."""
 
+_NO_TABLES = bytes(FRAME_RAM if state == FRAME_TABLE else state for state in range(256))
 _LARGE_FAMILY = 16
 
 
@@ -356,17 +357,16 @@ class ShadowCache:
     def zap_all_fast(self) -> None:
         """Make every page unreachable at once; none may be pinned or linked from a root table. The
         pages themselves are taken apart by and by, when room is needed or faults come by (KVM:
-        kvm_mmu_zap_all_fast). O(pages), a mark each.
+        kvm_mmu_zap_all_fast). Looks at no page: they are of an earlier generation from now on.
         """
-        self.obsolete += [page for page in self.pool if not page.obsolete]
-        for page in self.obsolete:
-            page.obsolete = True
-        self.pages.clear()
-        for gfn in self.tables:
-            self.set_frame_state(gfn, False)
-        self.tables.clear()
-        self.tables_in_large.clear()
-        self.unsync.came_from.clear()
+        self.version += 1
+        self.forget_paths()
+        self.obsolete += self.pool.begin_generation()
+        self.pages = {}
+        self.tables = {}
+        self.tables_in_large = {}
+        self.unsync.came_from = {}
+        self.frame_state[:] = self.frame_state.tobytes().translate(_NO_TABLES)
         self.tlb.flush_all()
 
     def zap_some_obsolete(self, pages: int) -> None:
