@@ -49,6 +49,7 @@ class Counters:
     mmu_pte_write             writes to live guest tables
     mmu_pde_zapped            entries zapped by these writes
     mmu_flooded               shadow pages taken out for being written and not used
+    mmu_reused                shadow pages taken out because their frame is plainly something else
     mmu_recycled              shadow pages taken out to make room
     mmu_unsync                leaf tables now out of sync
     tlb_flush                 TLB flushes that the plug-in asked for
@@ -69,6 +70,7 @@ class Counters:
         "mmu_pde_zapped",
         "mmu_pte_write",
         "mmu_recycled",
+        "mmu_reused",
         "mmu_root_hit",
         "mmu_shadow_zapped",
         "mmu_unsync",
@@ -95,6 +97,7 @@ class Counters:
         mmu_pde_zapped: int
         mmu_pte_write: int
         mmu_recycled: int
+        mmu_reused: int
         mmu_root_hit: int
         mmu_shadow_zapped: int
         mmu_unsync: int

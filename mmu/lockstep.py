@@ -172,6 +172,12 @@ class LockstepMmu:
         """Return a vCPU's PDPTE registers, which mean something under PAE paging only."""
         return list(self._contexts[cpu].pdptes)
 
+    def reused(self, gpa: int) -> bool:
+        """Pass on a hint that a frame is no page table any more to those who take it."""
+        takers = (getattr(mmu, "reused", None) for mmu in (self.first, self.second))
+        told = [taker(gpa) for taker in takers if taker is not None]
+        return all(told)
+
     def invlpg(self, cpu: int, gva: int) -> None:
         """See :meth:`mmu.api.Mmu.invlpg`."""
         self.first.invlpg(cpu, gva)

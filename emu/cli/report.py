@@ -87,6 +87,7 @@ _TABLE: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("mmu_pde_zapped", "", "entries zapped by them"),
             ("mmu_shadow_zapped", "", "shadow pages taken out"),
             ("mmu_flooded", "mmu_shadow_zapped", "  for being written and not used"),
+            ("mmu_reused", "mmu_shadow_zapped", "  for being plainly something else now"),
             ("mmu_recycled", "mmu_shadow_zapped", "  to make room"),
             ("mmu_unsync", "", "tables left out of sync until a flush"),
         ),

@@ -19,6 +19,7 @@ from emu.cpu.decode import length_of_prefixes, operand_bytes, stack_bytes, touch
 from emu.cpu.decode import memory_operand_address as operand_address
 from emu.cpu.registers import EFLAGS_AC, TR
 from mmu.api import (
+    FRAME_MASK,
     MAP_EXEC,
     MAP_READ,
     MAP_TRAP,
@@ -49,6 +50,10 @@ PAGE_FAULT = compiled.PAGE_FAULT  # our own exception indices: a refused fill
 NOT_CANONICAL = PAGE_FAULT + 1
 
 _CODE_DROP = 1 << 63
+_RCX = 1
+_LONG_FILL = 64
+"""Stores that are plainly no setting of entries, as VirtualBox counts; a small kernel may well set
+a few of them by REP STOS."""
 _CR4_SMAP = 1 << 21
 _CR4_PKE = 1 << 22
 _FILLS_BEFORE_GROWING = 512
@@ -230,6 +235,8 @@ class Fills:
                 words = entries[entry]
                 # Unicorn takes the frame from the one and bits 0 to 2 of the other, and no more.
                 words[0] = words[1] = answer
+                if answer & MAP_TRAP and kind == write:
+                    words[0] = words[1] = answer = self._look_for_reuse(gva, access, answer)
                 if answer & MAP_TRAP:
                     words[0] = SPECIAL_PAGES if kind == fetch else answer | TRAP_WINDOW
                 return True
@@ -238,6 +245,33 @@ class Fills:
                 return False
 
         return fill
+
+    def _look_for_reuse(self, gva: int, access: int, answer: int) -> int:
+        """Return how a write that is to be trapped shall be answered.
+
+        If the frame is a page table, and the write no way to treat one, the MMU is told: it comes
+        from user mode, is made by a long REP STOS, or lies where the stack grows (VirtualBox asks
+        the same). Here RIP stands on the instruction; when the store arrives it does not.
+        """
+        reused = getattr(self._mmu, "reused", None)
+        gpa = answer & FRAME_MASK
+        if reused is None or not self._cpu.memory.host_address(gpa):
+            return answer
+        is_stack = gva >> 12 == self._regs.linear_rsp - 1 >> 12
+        if not (access & ACCESS_USER or is_stack or self._is_long_fill()) or not reused(gpa):
+            return answer
+        again: Answer = self._mmu.translate(self._index, gva, access)
+        return again if isinstance(again, int) else answer
+
+    def _is_long_fill(self) -> bool:
+        """Return whether the instruction at RIP is a REP STOS that still has far to go."""
+        cpu = self._cpu
+        code = cpu.read_code(15)
+        length = length_of_prefixes(code, cpu.bits)
+        if code[length : length + 1] not in (b"\xaa", b"\xab"):
+            return False
+        repeats = b"\xf3" in code[:length] or b"\xf2" in code[:length]
+        return repeats and self._regs.gpr(_RCX) & 0xFFFF_FFFF >= _LONG_FILL
 
     def _is_over(self) -> bool:
         """Look at a fill that is one too many; return whether it must not succeed."""

@@ -81,6 +81,8 @@ class LinearMemory:
                 raise Fault(vector, 0)
             if not isinstance(answer, int):
                 raise Fault(Vector.PF, answer.error_code, gva)
+            if access & ACCESS_WRITE and answer & MAP_TRAP:
+                answer = self._without_table(gva, access, answer)
             frame = answer & FRAME_MASK
             if self._has_version and not self._mmu.keeps(self._index, gva):
                 return frame | gva & _PAGE
@@ -91,6 +93,16 @@ class LinearMemory:
                 self.views[key] = table.cast("B")
                 self.words[key] = table
         return frame | gva & _PAGE
+
+    def _without_table(self, gva: int, access: int, answer: int) -> int:
+        """Return how a write that is to be told shall be answered: the processor itself writes to
+        stacks and task state, so that a page table which it meets is one no more."""
+        reused = getattr(self._mmu, "reused", None)
+        gpa = answer & FRAME_MASK
+        if reused is None or not self._memory.host_address(gpa) or not reused(gpa):
+            return answer
+        again = self._translate(self._index, gva, access)
+        return again if isinstance(again, int) else answer
 
     def read(self, gva: int, size: int, access: int = ACCESS_IMPLICIT) -> int:
         """Read `size` bytes (1, 2, 4, 8), by default as an implicit supervisor access.

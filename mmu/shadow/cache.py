@@ -438,12 +438,21 @@ class ShadowCache:
         the next store through it finds no table (see ShadowMmu.written).
         """
         page.writes += 1
-        if page.writes < FLOOD_WRITES or page.pins:
-            return
-        if any(map(self.pool.is_root_place, page.parents)):
-            return
-        self.counters.mmu_flooded += 1
-        self.zap_page(page)
+        if page.writes >= FLOOD_WRITES and not self._is_root(page):
+            self.counters.mmu_flooded += 1
+            self.zap_page(page)
+
+    def zap_reused(self, gfn: int) -> None:
+        """Take out the pages that stand for a frame which is plainly something else now, all but
+        those that a vCPU runs on."""
+        for page in tuple(self.tables[gfn]):
+            if not self._is_root(page):
+                self.counters.mmu_reused += 1
+                self.zap_page(page)
+
+    def _is_root(self, page: ShadowPage) -> bool:
+        """Return whether a vCPU runs on a page, or on it as a directory in its root table."""
+        return bool(page.pins) or any(map(self.pool.is_root_place, page.parents))
 
     # --- Leaf entries -------------------------------------------------------------------------
 

@@ -305,6 +305,10 @@ class ShadowMmu:
                 self._stop_trapping(gpa)
             if gfn in self.cache.tables:
                 self.cache.guest_wrote(gpa, length)
+                if source == "guest" and length < 4 and gpa & 3:
+                    # Nobody sets a part of an entry, but for the flags in its first byte. Unaligned
+                    # stores arrive in such pieces. KVM: detect_write_misaligned.
+                    self.reused(gpa)
             gpa += length
 
     def _stop_trapping(self, gpa: int) -> None:
@@ -318,6 +322,16 @@ class ShadowMmu:
             if spte & SPTE_TRAP_WRITE:
                 words[place] = spte & ~SPTE_TRAP_WRITE | SPTE_WRITABLE
         self.tlb.flush_all()
+
+    def reused(self, gpa: int) -> bool:
+        """Take a hint that a frame is no page table any more, from the kind of a write to it that
+        would be trapped. Return whether such writes need no trap now. A hint that is wrong costs
+        the tables being built again.
+        """
+        gfn = gpa >> PAGE_SHIFT
+        if self.policy.reuse and self.cache.is_protected(gfn):
+            self.cache.zap_reused(gfn)
+        return not self.cache.is_protected(gfn)
 
     def invlpg(self, cpu: int, gva: int) -> None:
         """See :meth:`mmu.api.Mmu.invlpg`. There is nothing to do: entries that may be stale are

@@ -30,7 +30,7 @@ def window(rig, mode, level):
 @pytest.mark.parametrize("mode", PAGED)
 @pytest.mark.parametrize("pieces", [1, 2, 4])
 def test_a_store_counts_once_however_it_arrives(mode, pieces):
-    rig = Rig("shadow", policy="unsync=off,flood=off")
+    rig = Rig("shadow", policy="unsync=off,flood=off,reuse=off")
     tables, where = window(rig, mode, 1)
     size = tables.entry_bytes
     before = rig.counters
