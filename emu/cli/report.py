@@ -70,6 +70,7 @@ _TABLE: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("fills", "", "TLB misses"),
             ("answered", "fills", "answered from the shadow tables"),
+            ("mmio_hit", "answered", "  at a device, without a walk"),
             ("pf_taken", "fills", "shadow faults: the guest's tables were walked"),
             ("pf_fixed", "pf_taken", "  fixed by building or changing entries"),
             ("pf_guest", "pf_taken", "  the guest's own page faults"),

@@ -47,7 +47,8 @@ STATES = 120  # address of a byte a frame: FRAME_*
 SLOTS = 128  # address of the reverse map's array
 FAULTS = 136  # counts the guest's faults found
 EPOCHS = 144  # address of a byte a place: the epoch of the last answer from it
-TESTS = 152  # (mask, want) for read, write, fetch; supervisor, then user
+MMIO_HITS = 152  # counts answers that lead to a device or to nothing
+TESTS = 160  # (mask, want) for read, write, fetch; supervisor, then user
 BLOCK_BYTES = TESTS + 6 * 16
 
 # A frame's state.
@@ -122,6 +123,7 @@ def hit(block: int, gva: int, kind: int, user: int) -> int:
         if kind == 2:
             return 0
         answer = gpa | (11 if kind == 1 else 9)
+        store64(block + MMIO_HITS, load64(block + MMIO_HITS) + 1)
     elif kind == 0:
         answer = gpa | 1
     elif kind == 1:
@@ -283,6 +285,11 @@ class Block:
     def faults(self) -> int:
         """How many page faults of the guest's :func:`fault` has found."""
         return self.words[FAULTS // 8]
+
+    @property
+    def mmio_hits(self) -> int:
+        """How many answers led to a device or to nothing."""
+        return self.words[MMIO_HITS // 8]
 
     def set_root(self, root: int) -> None:
         """Let the walk start at another place."""

@@ -104,6 +104,8 @@ class Faults:
             rights = MAP_READ
         # Only now: a grant may have flushed, and what is answered is held after that flush.
         self.epochs[place] = tlb.epoch
+        if spte & SPTE_TRAP and not self.cache.policy.mmio:
+            self.cache.drop_leaf(place)
         return gpa | rights
 
     def _stays_trapped(self, place: int, gpa: int) -> bool:
@@ -386,6 +388,8 @@ class Faults:
             gfn = (gpte & paging.frame_mask) >> PAGE_SHIFT
             writable = bool(rights & ACC_WRITE and gpte & PT_DIRTY)
             spte = self.cache.make_leaf(gfn, rights, writable=writable)
+            if spte & SPTE_TRAP and not self.cache.policy.mmio:
+                return
             if page.glevels >= Levels.FOUR:
                 spte |= gpte & PT_PKEY
             self.cache.set_leaf(place + step, spte)

@@ -55,6 +55,7 @@ from .pool import (
     SPTE_LARGE,
     SPTE_PKEY_SHIFT,
     SPTE_PRESENT,
+    SPTE_TRAP,
     SPTE_TRAP_WRITE,
     SPTE_USER,
     SPTE_WRITABLE,
@@ -243,6 +244,8 @@ class ShadowMmu:
         if spte & mask == want or (
             spte & SPTE_TRAP_WRITE and (spte | SPTE_WRITABLE) & mask == want
         ):
+            if spte & SPTE_TRAP:
+                self.counters.mmio_hit += 1
             return self.faults.answer(cpu, context, place, spte, spte & SPTE_FRAME, access)
         gva &= context.paging.gva_mask
         return self.faults.leaf_fault(cpu, context, page, place, gva, access)
