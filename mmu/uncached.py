@@ -91,6 +91,10 @@ class UncachedMmu:
         """See :meth:`mmu.tlb.TlbTracker.dirty_log`."""
         return self.tlb.dirty_log()
 
+    def stop_dirty_log(self) -> None:
+        """See :meth:`mmu.tlb.TlbTracker.stop_dirty_log`."""
+        self.tlb.stop_dirty_log()
+
     def check(self) -> None:
         """Nothing is remembered, so nothing can be wrong."""
 
