@@ -157,6 +157,7 @@ class Fills:
         self._loaded_cr3 = self._state.words[compiled.CR3 // 8] = q[H.CR_Q + 3]
         self._state.words[compiled.SMAP // 8] = self._smap
         self._loaded_pkru = pkru = self._hidden.d[H.PKRU_D] if self._pke else 0
+        self._state.words[compiled.PKRU // 8] = pkru if self._pke else compiled.KEYS_OFF
         self._mmu.load(
             self._index,
             PagingRegisters(q[H.CR_Q], self._loaded_cr3, cr4, q[H.EFER_Q], pkru),
@@ -284,6 +285,8 @@ class Fills:
         """Translate a fetch: by the guest, or by `drop_code`."""
         if self._dropping >= 0:
             return self._dropping | MAP_READ | MAP_EXEC
+        if self._pke:
+            self._look_at_keys()  # a fetch may be granted together with reads
         flags = self._hidden.d[H.HFLAGS_D]
         if gva >> 32 and not flags & H.HF_CS64:
             gva &= 0xFFFF_FFFF  # CS.base + EIP wraps
@@ -294,14 +297,19 @@ class Fills:
     def _guard(self, gva: int, access: int) -> int:
         """Return what a data access is under SMAP and protection keys, which look at more."""
         d = self._hidden.d
-        if self._pke and d[H.PKRU_D] != self._loaded_pkru:
-            self._reload_paging()
+        if self._pke:
+            self._look_at_keys()
         if self._smap:
             if not access & ACCESS_USER:
                 return access | (ACCESS_AC if d[H.EFLAGS_D] & EFLAGS_AC else 0)
             if self._is_implicit_under_smap(gva):
                 return access & ~ACCESS_USER | ACCESS_IMPLICIT
         return access
+
+    def _look_at_keys(self) -> None:
+        """Tell the MMU of a WRPKRU. The engine itself has emptied the TLB for it."""
+        if self._hidden.d[H.PKRU_D] != self._loaded_pkru:
+            self._reload_paging()
 
     def load_cr3(self, value: int) -> None:
         """Do the CR3 load of a task switch; the PDPTE registers stay with CR3 (SDM 3A 4.4.1)."""

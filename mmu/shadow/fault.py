@@ -19,14 +19,17 @@ from ..arch import (
     ACCESS_USER,
     ACCESS_WRITE,
     PAGE_SHIFT,
+    PFERR_PK,
     PFERR_PRESENT,
     PFERR_RSVD,
     PT_ACCESSED,
     PT_DIRTY,
     PT_NX,
     PT_PKEY,
+    PT_PKEY_SHIFT,
     PT_PRESENT,
     Levels,
+    pkey_denies,
 )
 from ..events import Counters
 from ..memory import Memory
@@ -138,7 +141,7 @@ class Faults:
         """
         table = page.table
         paging = context.paging
-        if table is None or paging.pke:
+        if table is None:
             return self.fault(cpu, context, gva, access)
         wide = page.glevels != 2
         index = gva >> 12 & (511 if wide else 1023)
@@ -150,6 +153,12 @@ class Faults:
             why = 0
         elif gpte & paging.leaf_reserved:
             why = PFERR_PRESENT | PFERR_RSVD
+        elif (
+            paging.pke
+            and rights & ACC_USER
+            and pkey_denies(paging.regs.pkru, gpte >> PT_PKEY_SHIFT & 15, access, wp=paging.wp)
+        ):
+            why = PFERR_PRESENT | PFERR_PK
         elif paging.denied[access] >> rights & 1:
             why = PFERR_PRESENT
         elif access & ACCESS_WRITE and not rights & ACC_WRITE:

@@ -117,6 +117,9 @@ class ShadowMmu:
                 paging.smap,
                 not self.tlb.is_logging,
                 self.tlb.cpus == 1 and not paging.smap,
+                paging.pke,
+                paging.regs.pkru if paging.pke else 0,
+                paging.wp,
             )
 
     # --- CR3 ----------------------------------------------------------------------------------
@@ -244,9 +247,11 @@ class ShadowMmu:
         if spte & mask == want or (
             spte & SPTE_TRAP_WRITE and (spte | SPTE_WRITABLE) & mask == want
         ):
-            if spte & SPTE_TRAP:
-                self.counters.mmio_hit += 1
-            return self.faults.answer(cpu, context, place, spte, spte & SPTE_FRAME, access)
+            paging = context.paging
+            if not paging.pke or not self._pkey_denies(paging, spte, access):
+                if spte & SPTE_TRAP:
+                    self.counters.mmio_hit += 1
+                return self.faults.answer(cpu, context, place, spte, spte & SPTE_FRAME, access)
         gva &= context.paging.gva_mask
         return self.faults.leaf_fault(cpu, context, page, place, gva, access)
 
@@ -269,10 +274,7 @@ class ShadowMmu:
         page = self.pool.page_at(place)
         assert page is not None  # under the directories there are no root tables
         place += gva >> 12 & 511
-        if paging.pke and self._pkey_denies(paging, words[place], access):
-            return self.faults.fault(cpu, context, gva, access)
-        if not paging.pke:
-            context.paths[whole >> 21] = page
+        context.paths[whole >> 21] = page
         if page.came_from is not None and self.cache.unsync.is_stale(place):
             return self.faults.leaf_fault(cpu, context, page, place, gva, access)
         return self._look_again(cpu, context, page, place, gva, access)
