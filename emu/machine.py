@@ -29,6 +29,7 @@ from emu.board import Board, BoardOptions, add_memory
 from emu.boot import Bios, Boot, BootRequest, MemoryDisk, Module, load
 from emu.clock import Clock
 from emu.cpu.cpuid import FEATURE_NAMES
+from emu.cpu.msr import PAT
 from emu.cpu.registers import Registers
 from emu.cpu.vcpu import Vcpu
 from emu.devices.bus import PortBus
@@ -341,7 +342,8 @@ class Machine:
 
     def _walk_text(self, cpu: Vcpu, gva: int) -> str:
         context = self._context(cpu)
-        return describe(walk(self.guest_memory, context, gva, ACCESS_IMPLICIT), context)
+        found = walk(self.guest_memory, context, gva, ACCESS_IMPLICIT)
+        return describe(found, context, cpu.msrs.read(PAT))
 
 
 def _read_kernel(kernel: str | Path | bytes | None) -> tuple[bytes | None, str]:
