@@ -31,6 +31,7 @@ from emu.board import Board, BoardOptions, add_memory
 from emu.boot import RESUME_CODES, Bios, Boot, BootRequest, MemoryDisk, Module, load
 from emu.clock import Clock
 from emu.cpu.cpuid import FEATURE_NAMES, can_be_had
+from emu.cpu.msr import PAT
 from emu.cpu.registers import Registers
 from emu.cpu.vcpu import Vcpu
 from emu.devices.apic_bus import DeliveryMode
@@ -393,11 +394,13 @@ class Machine:
             self.guest_memory,
             PagingRegisters(regs.cr0, regs.cr3, regs.cr4, regs.efer, regs.pkru),
         )
+        context.pdptes = cpu.fills.pdptes() or context.pdptes
         return context
 
     def _walk_text(self, cpu: Vcpu, gva: int) -> str:
         context = self._context(cpu)
-        return describe(walk(self.guest_memory, context, gva, ACCESS_IMPLICIT), context)
+        found = walk(self.guest_memory, context, gva, ACCESS_IMPLICIT)
+        return describe(found, context, cpu.msrs.read(PAT))
 
 
 def _read_kernel(kernel: str | Path | bytes | None) -> tuple[bytes | None, str]:

@@ -57,8 +57,8 @@ how to run
   --clock KIND            how time passes: blocks (by their size, fast), instructions (one by one,
                           exact), auto (default): blocks where the host's processor can count them
   --shadow-policy P=off,..
-                          switch off what the cache learnt after 2007: unsync, large, prefetch,
-                          flood
+                          switch off what the cache learnt: unsync, large, prefetch, mmio,
+                          flood, reuse
 
 exit codes: (value << 1) | 1 from the guest's isa-debug-exit (always odd); 0 power-off or idle,
 2 bad usage or kernel, 4 triple fault, 6 internal error, 8 reset by the guest, 124 timeout

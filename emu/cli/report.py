@@ -95,6 +95,7 @@ _TABLE: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("fills", "", "TLB misses"),
             ("answered", "fills", "answered from the shadow tables"),
+            ("mmio_hit", "answered", "  at a device, without a walk"),
             ("pf_taken", "fills", "shadow faults: the guest's tables were walked"),
             ("pf_fixed", "pf_taken", "  fixed by building or changing entries"),
             ("pf_guest", "pf_taken", "  the guest's own page faults"),
@@ -112,6 +113,7 @@ _TABLE: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("mmu_pde_zapped", "", "entries zapped by them"),
             ("mmu_shadow_zapped", "", "shadow pages taken out"),
             ("mmu_flooded", "mmu_shadow_zapped", "  for being written and not used"),
+            ("mmu_reused", "mmu_shadow_zapped", "  for being plainly something else now"),
             ("mmu_recycled", "mmu_shadow_zapped", "  to make room"),
             ("mmu_unsync", "", "tables left out of sync until a flush"),
         ),

@@ -19,6 +19,7 @@ from emu.cpu.decode import length_of_prefixes, operand_bytes, stack_bytes, touch
 from emu.cpu.decode import memory_operand_address as operand_address
 from emu.cpu.registers import EFLAGS_AC, TR
 from mmu.api import (
+    FRAME_MASK,
     MAP_EXEC,
     MAP_READ,
     MAP_TRAP,
@@ -50,6 +51,10 @@ NOT_CANONICAL = PAGE_FAULT + 1
 WATCHED = PAGE_FAULT + 2  # a page with a data breakpoint: emu.cpu.debug
 
 _CODE_DROP = 1 << 63
+_RCX = 1
+_LONG_FILL = 64
+"""Stores that are plainly no setting of entries, as VirtualBox counts; a small kernel may well set
+a few of them by REP STOS."""
 _CR4_SMAP = 1 << 21
 _CR4_PKE = 1 << 22
 _FILLS_BEFORE_GROWING = 512
@@ -165,6 +170,7 @@ class Fills:
         self._loaded_cr3 = self._state.words[compiled.CR3 // 8] = q[H.CR_Q + 3]
         self._state.words[compiled.SMAP // 8] = self._smap
         self._loaded_pkru = pkru = self._hidden.d[H.PKRU_D] if self._pke else 0
+        self._state.words[compiled.PKRU // 8] = pkru if self._pke else compiled.KEYS_OFF
         self._mmu.load(
             self._index,
             PagingRegisters(q[H.CR_Q], self._loaded_cr3, cr4, q[H.EFER_Q], pkru),
@@ -243,6 +249,8 @@ class Fills:
                 words = entries[entry]
                 # Unicorn takes the frame from the one and bits 0 to 2 of the other, and no more.
                 words[0] = words[1] = answer
+                if answer & MAP_TRAP and kind == write:
+                    words[0] = words[1] = answer = self._look_for_reuse(gva, access, answer)
                 if answer & MAP_TRAP:
                     words[0] = SPECIAL_PAGES if kind == fetch else answer | TRAP_WINDOW
                 return True
@@ -251,6 +259,33 @@ class Fills:
                 return False
 
         return fill
+
+    def _look_for_reuse(self, gva: int, access: int, answer: int) -> int:
+        """Return how a write that is to be trapped shall be answered.
+
+        If the frame is a page table, and the write no way to treat one, the MMU is told: it comes
+        from user mode, is made by a long REP STOS, or lies where the stack grows (VirtualBox asks
+        the same). Here RIP stands on the instruction; when the store arrives it does not.
+        """
+        reused = getattr(self._mmu, "reused", None)
+        gpa = answer & FRAME_MASK
+        if reused is None or not self._cpu.memory.host_address(gpa):
+            return answer
+        is_stack = gva >> 12 == self._regs.linear_rsp - 1 >> 12
+        if not (access & ACCESS_USER or is_stack or self._is_long_fill()) or not reused(gpa):
+            return answer
+        again: Answer = self._mmu.translate(self._index, gva, access)
+        return again if isinstance(again, int) else answer
+
+    def _is_long_fill(self) -> bool:
+        """Return whether the instruction at RIP is a REP STOS that still has far to go."""
+        cpu = self._cpu
+        code = cpu.read_code(15)
+        length = length_of_prefixes(code, cpu.bits)
+        if code[length : length + 1] not in (b"\xaa", b"\xab"):
+            return False
+        repeats = b"\xf3" in code[:length] or b"\xf2" in code[:length]
+        return repeats and self._regs.gpr(_RCX) & 0xFFFF_FFFF >= _LONG_FILL
 
     def _is_over(self) -> bool:
         """Look at a fill that is one too many; return whether it must not succeed."""
@@ -263,6 +298,8 @@ class Fills:
         """Translate a fetch: by the guest, or by `drop_code`."""
         if self._dropping >= 0:
             return self._dropping | MAP_READ | MAP_EXEC
+        if self._pke:
+            self._look_at_keys()  # a fetch may be granted together with reads
         flags = self._hidden.d[H.HFLAGS_D]
         if gva >> 32 and not flags & H.HF_CS64:
             gva &= 0xFFFF_FFFF  # CS.base + EIP wraps
@@ -273,8 +310,8 @@ class Fills:
     def _guard(self, gva: int, access: int) -> int:
         """Return what a data access is under SMAP and protection keys, which look at more."""
         d = self._hidden.d
-        if self._pke and d[H.PKRU_D] != self._loaded_pkru:
-            self._reload_paging()
+        if self._pke:
+            self._look_at_keys()
         if self._smap:
             if not access & ACCESS_USER:
                 return access | (ACCESS_AC if d[H.EFLAGS_D] & EFLAGS_AC else 0)
@@ -282,10 +319,28 @@ class Fills:
                 return access & ~ACCESS_USER | ACCESS_IMPLICIT
         return access
 
+    def _look_at_keys(self) -> None:
+        """Tell the MMU of a WRPKRU. The engine itself has emptied the TLB for it."""
+        if self._hidden.d[H.PKRU_D] != self._loaded_pkru:
+            self._reload_paging()
+
     def load_cr3(self, value: int) -> None:
-        """Do the CR3 load of a task switch."""
+        """Do the CR3 load of a task switch; the PDPTE registers stay with CR3 (SDM 3A 4.4.1)."""
+        if value == self._loaded_cr3:
+            self.flush_tlb()
+            self._mmu.flushed(self._index)
+            return
         self._regs.cr3 = value
         self._reload_paging()
+
+    def pdptes(self) -> list[int] | None:
+        """Return the PDPTE registers, which the MMU has; None if it has not, or will load them
+        before the next fetch."""
+        known = getattr(self._mmu, "pdptes", None)
+        if known is None or self._regs.cr3 != self._loaded_cr3:
+            return None
+        pdptes: list[int] = known(self._index)
+        return pdptes
 
     def _task_register_changed(self, fetch: bool) -> None:
         """Look at a fill that finds another TSS than the one before: LTR, or a task switch.

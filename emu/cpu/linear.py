@@ -49,7 +49,7 @@ class LinearMemory:
         self._code: dict[tuple[int, int], memoryview] = {}  # CR3 and the same -> its bytes
         self.flushes = 0
         """Grows whenever what was translated is forgotten."""
-        self._writes: list[tuple[int, int, int, memoryview | None]] = []
+        self._writes: list[tuple[int, int, int, int]] = []  # gpa, size, value, key of the view
 
     def begin(self) -> None:
         """Forget uncommitted writes: call before each use."""
@@ -84,6 +84,8 @@ class LinearMemory:
                 raise Fault(vector, 0)
             if not isinstance(answer, int):
                 raise Fault(Vector.PF, answer.error_code, gva)
+            if access & ACCESS_WRITE and answer & MAP_TRAP:
+                answer = self._without_table(gva, access, answer)
             frame = answer & FRAME_MASK
             if self._has_version and not self._mmu.keeps(self._index, gva):
                 return frame | gva & _PAGE
@@ -94,6 +96,16 @@ class LinearMemory:
                 self.views[key] = table.cast("B")
                 self.words[key] = table
         return frame | gva & _PAGE
+
+    def _without_table(self, gva: int, access: int, answer: int) -> int:
+        """Return how a write that is to be told shall be answered: the processor itself writes to
+        stacks and task state, so that a page table which it meets is one no more."""
+        reused = getattr(self._mmu, "reused", None)
+        gpa = answer & FRAME_MASK
+        if reused is None or not self._memory.host_address(gpa) or not reused(gpa):
+            return answer
+        again = self._translate(self._index, gva, access)
+        return again if isinstance(again, int) else answer
 
     def read(self, gva: int, size: int, access: int = ACCESS_IMPLICIT) -> int:
         """Read `size` bytes (1, 2, 4, 8), by default as an implicit supervisor access.
@@ -125,25 +137,35 @@ class LinearMemory:
         access |= ACCESS_WRITE
         if gva & _PAGE <= 0x1000 - size:
             address = self.physical(gva, access, vector)
-            view = self.views.get((gva >> 12) << 10 | access)
-            self._writes.append((address, size, value, view))
+            self._writes.append((address, size, value, (gva >> 12) << 10 | access))
             return
         low = 0x1000 - (gva & _PAGE)
         first = self.physical(gva, access, vector)
         second = self.physical(gva + low & _MASK64, access, vector)
-        self._writes.append((first, low, value & (1 << 8 * low) - 1, None))
-        self._writes.append((second, size - low, value >> 8 * low, None))
+        self._writes.append((first, low, value & (1 << 8 * low) - 1, -1))
+        self._writes.append((second, size - low, value >> 8 * low, -1))
 
     def commit(self) -> None:
-        """Perform the staged writes as the guest's own stores."""
-        for address, size, value, view in self._writes:
+        """Perform the staged writes as the guest's own stores.
+
+        What was translated after a write was staged, or an earlier write, may have taken its view
+        away: the frame may be a page table only since then.
+        """
+        for address, size, value, key in self._writes:
             data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+            view = self._view(key)
             if view is not None:
                 offset = address & _PAGE
                 view[offset : offset + size] = data
             else:
                 self._memory.write_block(address, data, "processor")
         self._writes.clear()
+
+    def _view(self, key: int) -> memoryview | None:
+        """Return the bytes of a page if they may still be touched untold."""
+        if self._has_version and self._mmu.version != self._version:
+            return None
+        return self.views.get(key)
 
     def read_code(self, gva: int, size: int, user: bool, space: int = 0) -> bytes:
         """Return up to `size` bytes of code, fewer where the next page would fault.

@@ -18,12 +18,13 @@ from mmu.arch import CR0_PG
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
 
-__all__ = ["Msrs", "is_canonical"]
+__all__ = ["PAT", "Msrs", "is_canonical"]
 
 Reader = Callable[[], int]
 Writer = Callable[[int], None]
 
 EFER = 0xC000_0080
+PAT = 0x277
 EFER_SCE = 1 << 0
 EFER_LME = 1 << 8
 EFER_LMA = 1 << 10
@@ -128,7 +129,7 @@ class Msrs:
         self.add(EFER, lambda: self._cpu.regs.efer, self._write_efer)
         self.add(0x10, self.tsc, self._write_tsc)
         self.add(0x3B, lambda: self.tsc_adjust, self._write_tsc_adjust)
-        self._add_word(0x277, q, H.PAT_Q, check=_check_pat)
+        self._add_word(PAT, q, H.PAT_Q, check=_check_pat)
         self._add_memory_types()
         # Identification and machine check: there to be read, with nothing behind them.
         self._add_constant(0x17)  # PLATFORM_ID
@@ -235,8 +236,10 @@ class Msrs:
         # SDM 3A 2.2.1, 4.1.1: reserved bits; LME may not change while paging is on.
         if value & ~allowed or ((value ^ old) & EFER_LME and regs.cr0 & CR0_PG):
             raise Fault(Vector.GP)
-        regs.efer = value & ~EFER_LMA | old & EFER_LMA
-        cpu.reload_paging()
+        new = value & ~EFER_LMA | old & EFER_LMA
+        if new != old:  # the MMU would take the same registers for a reload of CR3
+            regs.efer = new
+            cpu.reload_paging()
 
 
 def _is_typed(value: int, others: int) -> bool:

@@ -63,6 +63,7 @@ FLOOD_WRITES = 3
 """So many writes to a table that no fault used in between, and it is taken for no table any more.
 The 2007 series took the same number; Linux still does (detect_write_flooding)."""
 
+_NO_TABLES = bytes(FRAME_RAM if state == FRAME_TABLE else state for state in range(256))
 _LARGE_FAMILY = 16
 
 
@@ -94,6 +95,7 @@ class ShadowCache:
         self.paths: list[dict[int, ShadowPage]] = []
         """The vCPUs' :attr:`~mmu.shadow.context.ShadowContext.paths`, emptied with any path."""
         self._has_large = False  # the guest has used a large page
+        self._written_up_to = 0  # behind the last write to a table
         self.trace: Tracer | None = None
         self.version = 0
         """Grows whenever a translation is taken back, or may be without our knowing."""
@@ -355,17 +357,16 @@ class ShadowCache:
     def zap_all_fast(self) -> None:
         """Make every page unreachable at once; none may be pinned or linked from a root table. The
         pages themselves are taken apart by and by, when room is needed or faults come by (KVM:
-        kvm_mmu_zap_all_fast). O(pages), a mark each.
+        kvm_mmu_zap_all_fast). Looks at no page: they are of an earlier generation from now on.
         """
-        self.obsolete += [page for page in self.pool if not page.obsolete]
-        for page in self.obsolete:
-            page.obsolete = True
-        self.pages.clear()
-        for gfn in self.tables:
-            self.set_frame_state(gfn, False)
-        self.tables.clear()
-        self.tables_in_large.clear()
-        self.unsync.came_from.clear()
+        self.version += 1
+        self.forget_paths()
+        self.obsolete += self.pool.begin_generation()
+        self.pages = {}
+        self.tables = {}
+        self.tables_in_large = {}
+        self.unsync.came_from = {}
+        self.frame_state[:] = self.frame_state.tobytes().translate(_NO_TABLES)
         self.tlb.flush_all()
 
     def zap_some_obsolete(self, pages: int) -> None:
@@ -390,18 +391,28 @@ class ShadowCache:
         With ``entry_bytes`` the write only set A or D in an entry of that width: pages of the same
         entry width have nothing to fear from it, but in the other width the same bits may be a
         part of an address.
+
+        An engine delivers a store in pieces. What goes on in the entry where the last write ended
+        is the rest of that one and is not counted again.
         """
         pages = self.tables.get(gpa >> PAGE_SHIFT)
         if pages is None:
             return
         offset = gpa & PAGE_OFFSET
-        held = False
-        self.counters.mmu_pte_write += not entry_bytes
+        held = counts = False
+        goes_on = gpa == self._written_up_to
+        if not entry_bytes:
+            self._written_up_to = gpa + size
         for page in tuple(pages):
-            if entry_bytes != (4 if page.glevels == 2 else 8):
+            width = 4 if page.glevels == 2 else 8
+            if entry_bytes != width:
                 held |= self.zap_bytes(page, offset, size)
-            if not entry_bytes and self.policy.flood:
+            if entry_bytes or (goes_on and offset & width - 1):
+                continue
+            counts = True
+            if self.policy.flood:
                 self._detect_flood(page)
+        self.counters.mmu_pte_write += counts
         if held:
             self.tlb.flush_all()
 
@@ -427,12 +438,21 @@ class ShadowCache:
         the next store through it finds no table (see ShadowMmu.written).
         """
         page.writes += 1
-        if page.writes < FLOOD_WRITES or page.pins:
-            return
-        if any(map(self.pool.is_root_place, page.parents)):
-            return
-        self.counters.mmu_flooded += 1
-        self.zap_page(page)
+        if page.writes >= FLOOD_WRITES and not self._is_root(page):
+            self.counters.mmu_flooded += 1
+            self.zap_page(page)
+
+    def zap_reused(self, gfn: int) -> None:
+        """Take out the pages that stand for a frame which is plainly something else now, all but
+        those that a vCPU runs on."""
+        for page in tuple(self.tables[gfn]):
+            if not self._is_root(page):
+                self.counters.mmu_reused += 1
+                self.zap_page(page)
+
+    def _is_root(self, page: ShadowPage) -> bool:
+        """Return whether a vCPU runs on a page, or on it as a directory in its root table."""
+        return bool(page.pins) or any(map(self.pool.is_root_place, page.parents))
 
     # --- Leaf entries -------------------------------------------------------------------------
 

@@ -19,14 +19,17 @@ from ..arch import (
     ACCESS_USER,
     ACCESS_WRITE,
     PAGE_SHIFT,
+    PFERR_PK,
     PFERR_PRESENT,
     PFERR_RSVD,
     PT_ACCESSED,
     PT_DIRTY,
     PT_NX,
     PT_PKEY,
+    PT_PKEY_SHIFT,
     PT_PRESENT,
     Levels,
+    pkey_denies,
 )
 from ..events import Counters
 from ..memory import Memory
@@ -104,6 +107,8 @@ class Faults:
             rights = MAP_READ
         # Only now: a grant may have flushed, and what is answered is held after that flush.
         self.epochs[place] = tlb.epoch
+        if spte & SPTE_TRAP and not self.cache.policy.mmio:
+            self.cache.drop_leaf(place)
         return gpa | rights
 
     def _stays_trapped(self, place: int, gpa: int) -> bool:
@@ -136,7 +141,7 @@ class Faults:
         """
         table = page.table
         paging = context.paging
-        if table is None or paging.pke:
+        if table is None:
             return self.fault(cpu, context, gva, access)
         wide = page.glevels != 2
         index = gva >> 12 & (511 if wide else 1023)
@@ -148,6 +153,12 @@ class Faults:
             why = 0
         elif gpte & paging.leaf_reserved:
             why = PFERR_PRESENT | PFERR_RSVD
+        elif (
+            paging.pke
+            and rights & ACC_USER
+            and pkey_denies(paging.regs.pkru, gpte >> PT_PKEY_SHIFT & 15, access, wp=paging.wp)
+        ):
+            why = PFERR_PRESENT | PFERR_PK
         elif paging.denied[access] >> rights & 1:
             why = PFERR_PRESENT
         elif access & ACCESS_WRITE and not rights & ACC_WRITE:
@@ -247,7 +258,7 @@ class Faults:
             # have turned back. With SMAP or keys it must go on being seen to be a user page: then
             # it is granted to this TLB entry alone and not remembered.
             if rights & ACC_USER and (paging.smap or paging.pke):
-                return self._grant_unremembered(cpu, found)
+                return self._grant_unremembered(cpu, context, found)
             rights = rights & ~ACC_USER | ACC_WRITE
             if paging.smep and found.rights & ACC_USER:
                 rights &= ~ACC_EXEC
@@ -281,14 +292,23 @@ class Faults:
             self._prefetch(context, page, place)
         return spte, place
 
-    def _grant_unremembered(self, cpu: int, found: Walk) -> int:
-        """Answer a write under WP = 0 and SMAP without leaving an spte that says it."""
+    def _grant_unremembered(self, cpu: int, context: ShadowContext, found: Walk) -> int:
+        """Answer a write under WP = 0 and SMAP without leaving an spte that says it.
+
+        For a large page there must be one all the same, of the rights that may be remembered: the
+        TLB holds such a page in pieces, the guest's INVLPG drops one, and the others go because
+        the zap of what stands for the page finds that a TLB was answered from it.
+        """
         gpa = found.frame << PAGE_SHIFT
+        place = self._install(context, found, found.rights)[1] if found.level != 1 else None
         slot = self.memory.slot_at(gpa)
-        trapped = self.cache.is_protected(found.frame) or slot is None or slot.kind != "ram"
-        if trapped:
-            return gpa | MAP_READ | MAP_WRITE | MAP_TRAP
-        return gpa | self.tlb.grant_write(cpu, found.frame, False)
+        if self.cache.is_protected(found.frame) or slot is None or slot.kind != "ram":
+            rights = MAP_READ | MAP_WRITE | MAP_TRAP
+        else:
+            rights = self.tlb.grant_write(cpu, found.frame, False)
+        if place is not None:
+            self.epochs[place] = self.tlb.epoch  # only now: see `answer`
+        return gpa | rights
 
     def _build(
         self, context: ShadowContext, found: Walk, direct_rights: int, to_level: int
@@ -377,6 +397,8 @@ class Faults:
             gfn = (gpte & paging.frame_mask) >> PAGE_SHIFT
             writable = bool(rights & ACC_WRITE and gpte & PT_DIRTY)
             spte = self.cache.make_leaf(gfn, rights, writable=writable)
+            if spte & SPTE_TRAP and not self.cache.policy.mmio:
+                return
             if page.glevels >= Levels.FOUR:
                 spte |= gpte & PT_PKEY
             self.cache.set_leaf(place + step, spte)

@@ -55,6 +55,7 @@ from .pool import (
     SPTE_LARGE,
     SPTE_PKEY_SHIFT,
     SPTE_PRESENT,
+    SPTE_TRAP,
     SPTE_TRAP_WRITE,
     SPTE_USER,
     SPTE_WRITABLE,
@@ -74,7 +75,8 @@ class ShadowMmu:
     name = "shadow"
     flush_on_invlpg = False
     """The engine's own INVLPG, of one 4 KiB entry, is enough. A change of a large page has flushed
-    the TLBs by itself, because it stands in a table that is write-protected."""
+    the TLBs by itself: it stands in a table that is write-protected, and an spte stands for it as
+    long as a TLB may hold a piece of it."""
 
     def __init__(
         self,
@@ -115,6 +117,9 @@ class ShadowMmu:
                 paging.smap,
                 not self.tlb.is_logging,
                 self.tlb.cpus == 1 and not paging.smap,
+                paging.pke,
+                paging.regs.pkru if paging.pke else 0,
+                paging.wp,
             )
 
     # --- CR3 ----------------------------------------------------------------------------------
@@ -242,7 +247,11 @@ class ShadowMmu:
         if spte & mask == want or (
             spte & SPTE_TRAP_WRITE and (spte | SPTE_WRITABLE) & mask == want
         ):
-            return self.faults.answer(cpu, context, place, spte, spte & SPTE_FRAME, access)
+            paging = context.paging
+            if not paging.pke or not self._pkey_denies(paging, spte, access):
+                if spte & SPTE_TRAP:
+                    self.counters.mmio_hit += 1
+                return self.faults.answer(cpu, context, place, spte, spte & SPTE_FRAME, access)
         gva &= context.paging.gva_mask
         return self.faults.leaf_fault(cpu, context, page, place, gva, access)
 
@@ -265,10 +274,7 @@ class ShadowMmu:
         page = self.pool.page_at(place)
         assert page is not None  # under the directories there are no root tables
         place += gva >> 12 & 511
-        if paging.pke and self._pkey_denies(paging, words[place], access):
-            return self.faults.fault(cpu, context, gva, access)
-        if not paging.pke:
-            context.paths[whole >> 21] = page
+        context.paths[whole >> 21] = page
         if page.came_from is not None and self.cache.unsync.is_stale(place):
             return self.faults.leaf_fault(cpu, context, page, place, gva, access)
         return self._look_again(cpu, context, page, place, gva, access)
@@ -304,6 +310,10 @@ class ShadowMmu:
                 self._stop_trapping(gpa)
             if gfn in self.cache.tables:
                 self.cache.guest_wrote(gpa, length)
+                if source == "guest" and length < 4 and gpa & 3:
+                    # Nobody sets a part of an entry, but for the flags in its first byte. Unaligned
+                    # stores arrive in such pieces. KVM: detect_write_misaligned.
+                    self.reused(gpa)
             gpa += length
 
     def _stop_trapping(self, gpa: int) -> None:
@@ -317,6 +327,16 @@ class ShadowMmu:
             if spte & SPTE_TRAP_WRITE:
                 words[place] = spte & ~SPTE_TRAP_WRITE | SPTE_WRITABLE
         self.tlb.flush_all()
+
+    def reused(self, gpa: int) -> bool:
+        """Take a hint that a frame is no page table any more, from the kind of a write to it that
+        would be trapped. Return whether such writes need no trap now. A hint that is wrong costs
+        the tables being built again.
+        """
+        gfn = gpa >> PAGE_SHIFT
+        if self.policy.reuse and self.cache.is_protected(gfn):
+            self.cache.zap_reused(gfn)
+        return not self.cache.is_protected(gfn)
 
     def invlpg(self, cpu: int, gva: int) -> None:
         """See :meth:`mmu.api.Mmu.invlpg`. There is nothing to do: entries that may be stale are
@@ -405,6 +425,10 @@ class ShadowMmu:
         self._choose_plain_tests()
         for cpu in self._blocks:
             self._publish(cpu)
+
+    def pdptes(self, cpu: int) -> list[int]:
+        """Return a vCPU's PDPTE registers, which mean something under PAE paging only."""
+        return list(self.contexts[cpu].paging.pdptes)
 
     def describe_path(self, cpu: int, gva: int) -> str:
         """Return the shadow tables' side of an address, a line a level. Changes nothing."""

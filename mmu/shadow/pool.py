@@ -35,6 +35,7 @@ from __future__ import annotations
 import mmap
 from array import array
 from collections.abc import Iterator
+from itertools import chain
 
 from ..api import PoolError
 from ..tlb import address_of
@@ -69,7 +70,8 @@ class ShadowPage:
 
     ``parents`` are the places of the upper entries that lead here; ``pins`` counts the vCPUs that
     run on this page as root; ``writes`` counts guest writes to its table since it was last used.
-    An ``obsolete`` page is out of every look-up and only waits to be taken apart.
+    An ``obsolete`` page, of an earlier ``generation`` than the pool's, is out of every look-up and
+    only waits to be taken apart.
 
     A leaf page of a guest's table has it at hand, so that a fault looks nothing up: ``table`` are
     its entries (None if there is none, or it lies in no memory), ``table64`` its 64-bit words, and
@@ -80,16 +82,17 @@ class ShadowPage:
 
     __slots__ = (
         "_notes",
+        "_pool",
         "access",
         "alone",
         "base",
         "came_from",
         "direct",
+        "generation",
         "gfn",
         "glevels",
         "level",
         "note",
-        "obsolete",
         "parents",
         "pins",
         "pkey",
@@ -100,9 +103,11 @@ class ShadowPage:
         "word_shift",
     )
 
-    def __init__(self, gfn: int, role: int, base: int, notes: memoryview) -> None:
+    def __init__(self, gfn: int, role: int, base: int, pool: Pool) -> None:
         self.gfn = gfn
-        self._notes = notes
+        self._pool = pool
+        self._notes = pool.notes
+        self.generation = pool.generation
         self.role = role
         self.base = base
         self.level = level_of(role)
@@ -120,7 +125,11 @@ class ShadowPage:
         """Where the page's note starts."""
         self.parents: set[int] = set()
         self.pins = 0
-        self.obsolete = False
+
+    @property
+    def obsolete(self) -> bool:
+        """Whether everything was zapped since the page was made."""
+        return self.generation != self._pool.generation
 
     @property
     def writes(self) -> int:
@@ -168,20 +177,22 @@ class Pool:
         self.notes_address = address_of(notes)
         self._fresh = cpus  # the first table never used so far
         self._free: list[int] = []
+        self.generation = 0
         self._by_use: dict[ShadowPage, None] = {}
+        self._obsolete: dict[ShadowPage, None] = {}
         self._by_table: dict[int, ShadowPage] = {}
 
     def __len__(self) -> int:
-        return len(self._by_use)
+        return len(self._by_table)
 
     def __iter__(self) -> Iterator[ShadowPage]:
-        """Yield the pages, the longest unused first."""
-        return iter(self._by_use)
+        """Yield the pages, obsolete ones and then the longest unused first."""
+        return chain(self._obsolete, self._by_use)
 
     @property
     def room(self) -> int:
         """How many pages can be taken before one must be recycled."""
-        return self.bound - len(self._by_use)
+        return self.bound - len(self._by_table)
 
     def root_table(self, cpu: int) -> int:
         """Return the first place of a vCPU's root table."""
@@ -214,18 +225,26 @@ class Pool:
             self._fresh += 1
             base = table << TABLE_SHIFT
         self.notes[table << NOTE_SHIFT : table + 1 << NOTE_SHIFT] = _NO_NOTE
-        page = ShadowPage(gfn, role, base, self.notes)
+        page = ShadowPage(gfn, role, base, self)
         self._by_use[page] = None
         self._by_table[table] = page
         return page
 
     def give_back(self, page: ShadowPage) -> None:
         """Take a page that nothing leads to any more out of the pool."""
-        del self._by_use[page]
+        del (self._obsolete if page in self._obsolete else self._by_use)[page]
         table = page.base >> TABLE_SHIFT
         del self._by_table[table]
         self.notes[page.note + NOTE_ABOUT] = 0
         self._free.append(table)
+
+    def begin_generation(self) -> list[ShadowPage]:
+        """Make every page obsolete; return those that were not. No page is looked at."""
+        self.generation += 1
+        pages = self._by_use
+        self._obsolete |= pages
+        self._by_use = {}
+        return list(pages)
 
     def touch(self, page: ShadowPage) -> None:
         """Note a use. Two dict operations."""

@@ -1,87 +1,58 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The processor's own look at linear memory: what it may remember of code, and for how long."""
+"""The processor's own accesses, over a live shadow MMU."""
 
 from __future__ import annotations
 
 import pytest
 
 from emu.cpu.linear import LinearMemory
-from mmu.api import MAP_EXEC, MAP_READ
-from mmu.memory import Memory
+from tests.mmu.rig import Rig
+from tests.mmu.sdm import RW, A, D, P
 
-CODE, OTHER = 0x5000, 0x6000
-
-
-class MmuDouble:
-    """Maps every page to one frame, and counts how often it is asked."""
-
-    name = "double"
-
-    def __init__(self):
-        self.version = 0
-        self.frame = CODE
-        self.asked = 0
-        self.is_kept = True
-
-    def translate(self, cpu, gva, access):
-        self.asked += 1
-        return self.frame | MAP_READ | MAP_EXEC
-
-    def keeps(self, cpu, gva):
-        return self.is_kept
+DATA, STACK, OTHER = 0x40000000, 0x80000000, 0xC0000000
+KERNEL = P | RW | A | D
 
 
-@pytest.fixture
-def world():
-    memory = Memory()
-    memory.add_ram(0, 1 << 16)
-    memory.write_block(CODE, b"\x90" * 16, "loader")
-    memory.write_block(OTHER, b"\xcc" * 16, "loader")
-    mmu = MmuDouble()
-    linear = LinearMemory(0, mmu, memory)
+@pytest.fixture(params=["flushes seen", "flushes not seen"])
+def machine(request):
+    """A rig, its tables, and linear memory that hears of flushes or has the version alone."""
+    rig = Rig("shadow")
+    tables = rig.tables("4-level")
+    tables.map(DATA, 0x5000, KERNEL)
+    leaf = tables.gpa_of_entry(DATA, 1)
+    tables.map(STACK, leaf & ~0xFFF, KERNEL)
+    tables.map(OTHER, 0x6000, KERNEL)
+    rig.enter(tables)
+    linear = LinearMemory(0, rig.mmu, rig.memory)
+    if request.param == "flushes seen":
+        rig.tlb.on_flush = lambda cpu: linear.flush()
+    return rig, tables, linear
+
+
+def test_a_staged_write_is_told_if_its_frame_became_a_table_meanwhile(machine):
+    """A push goes over a page table that only the next push of the same event brings into use."""
+    rig, tables, linear = machine
+    leaf = tables.gpa_of_entry(DATA, 1)
     linear.begin()
-    return linear, mmu, memory
+    linear.stage(STACK | leaf & 0xFFF, 8, 0x6000 | KERNEL)
+    linear.stage(DATA, 8, 0x1234)
+    assert rig.is_protected(leaf >> 12)
+    linear.commit()
+    assert tables.entry(DATA, 1) == 0x6000 | KERNEL
+    rig.settle()
+    rig.invlpg(DATA)
+    assert rig.may(DATA) == 0x6000
 
 
-def code(linear, space):
+def test_writes_that_nothing_came_between_are_not_told(machine):
+    """Else every interrupt would pay for telling the MMU of its stack frame."""
+    rig, _, linear = machine
+    for _ in range(2):
+        linear.begin()
+        linear.stage(OTHER, 8, 0x1234)
+        linear.commit()
+    rig.memory.listeners.append(lambda *what: pytest.fail(f"told: {what}"))
     linear.begin()
-    return linear.read_code(0x1000, 1, False, space)
-
-
-def test_code_is_found_again_in_its_address_space(world):
-    linear, mmu, _ = world
-    assert code(linear, 0xA000) == b"\x90"
-    mmu.frame = OTHER
-    linear.flush()
-    assert code(linear, 0xB000) == b"\xcc"
-    linear.flush()
-    asked = mmu.asked
-    assert code(linear, 0xA000) == b"\x90"
-    assert mmu.asked == asked
-
-
-def test_its_bytes_are_read_anew(world):
-    linear, _, memory = world
-    code(linear, 0xA000)
-    linear.flush()
-    memory.write_block(CODE, b"\xf4", "debugger")
-    assert code(linear, 0xA000) == b"\xf4"
-
-
-def test_nothing_outlives_a_translation_taken_back(world):
-    linear, mmu, _ = world
-    code(linear, 0xA000)
-    mmu.frame = OTHER
-    mmu.version += 1
-    assert code(linear, 0xA000) == b"\xcc"
-
-
-@pytest.mark.parametrize("why", ["no space of its own", "a table out of sync"])
-def test_some_code_is_asked_for_after_every_flush(world, why):
-    linear, mmu, _ = world
-    mmu.is_kept = why == "no space of its own"
-    space = 0 if mmu.is_kept else 0xA000
-    code(linear, space)
-    mmu.frame = OTHER
-    linear.flush()
-    assert code(linear, space) == b"\xcc"
+    linear.stage(OTHER + 8, 8, 0x5678)
+    linear.commit()
+    assert rig.memory.read(0x6008, 8) == 0x5678

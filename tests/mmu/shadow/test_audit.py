@@ -310,7 +310,7 @@ def a_recycled_page_still_stands_for_a_table(rig):
 
 def an_obsolete_page_is_led_to(rig):
     page = rig.mmu.pool.page_at(place_of(rig))
-    page.obsolete = True
+    page.generation -= 1
     rig.mmu.cache.obsolete.append(page)
     for key, value in list(rig.mmu.cache.pages.items()):
         if value is page:
