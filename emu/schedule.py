@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from emu.clock import NS_PER_INSN, Clock
 from emu.cpu.vcpu import Exit, Vcpu
@@ -39,6 +39,8 @@ class Scheduler:
         self._credit = 0  # executed, but not yet a whole ns for every vCPU awake
         self._deadline: float | None = None
         self._ending: tuple[Kind, int | None] | None = None
+        self.after_slice: Callable[[], None] | None = None
+        """Called when a vCPU has had its turn."""
         self.current: Vcpu = cpus[0]
         """The vCPU that runs now, or ran last."""
         clock.progress = self._progress
@@ -132,6 +134,8 @@ class Scheduler:
         before = cpu.executed
         reason = cpu.run(budget)
         self._advance(cpu.executed - before)
+        if self.after_slice is not None:
+            self.after_slice()
         if reason is Exit.SHUTDOWN:
             return Kind.TRIPLE_FAULT, None
         return self._ending

@@ -192,7 +192,7 @@ def make_machine(
         modules=modules(options, kernel.image),
         cpus=options.cpus,
         cpu_features=cpu_features(options, warn),
-        audit=options.audit,
+        audit=options.audit or (options.audit_slices and "slices"),
         jit=options.jit,
         clock=options.clock,
         format=options.format if options.format != "auto" else kernel.format,

@@ -169,6 +169,7 @@ _FLAGS: dict[str, str] = {
     "nodefaults": "no_defaults",
     "snapshot": "snapshot",
     "audit": "audit",
+    "audit-slices": "audit_slices",
     "summary": "summary",
 }
 # Taken up in the second pass, when all -chardev and -drive if=none are known.

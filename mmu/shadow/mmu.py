@@ -56,6 +56,7 @@ from .pool import (
     Pool,
 )
 from .role import describe_role, make_role, mode_bits
+from .watch import Watch
 
 
 class ShadowMmu:
@@ -341,3 +342,7 @@ class ShadowMmu:
     def check(self) -> None:
         """See :meth:`mmu.api.Mmu.check`. O(shadow pages)."""
         audit(self)
+
+    def watch(self) -> Watch:
+        """Return an audit of what each event touches; from now on."""
+        return Watch(self)

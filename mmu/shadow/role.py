@@ -85,6 +85,9 @@ PKEY_SHIFT = 18
 ROLE_BITS = 24
 """A key is ``gfn << ROLE_BITS | role``."""
 
+_LEVEL_MASK = 7 << LEVEL_SHIFT
+_MODE_MASK = GLEVELS_MASK | NXE | WP | SMEP_ANDNOT_WP | SMAP_ANDNOT_WP | PSE | PKE_ANDNOT_WP
+
 # The rights must fit the field as they are.
 assert ACC_ALL == 7
 
@@ -131,6 +134,20 @@ def make_role(
         | access << ACCESS_SHIFT
         | pkey << PKEY_SHIFT
     )
+
+
+def mode_of(role: int) -> int:
+    """Return the part of a role that :func:`mode_bits` made."""
+    return role & _MODE_MASK
+
+
+def with_level(role: int, level: int) -> int:
+    """Return the same role at another level.
+
+    >>> describe_role(0, with_level(make_role(Levels.NONE, 2, direct=True), 1))
+    'gfn 0 l1 no-paging q0 direct wux'
+    """
+    return role & ~_LEVEL_MASK | level << LEVEL_SHIFT
 
 
 def glevels_of(role: int) -> int:
