@@ -19,6 +19,7 @@ from . import (
     test_cases_later,
     test_cases_modes,
     test_cases_rights,
+    test_cases_vcpus,
     test_cases_writes,
 )
 from .conftest import PLAIN
@@ -30,6 +31,7 @@ MODULES = (
     test_cases_modes,
     test_cases_cache,
     test_cases_later,
+    test_cases_vcpus,
 )
 
 
