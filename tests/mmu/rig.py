@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from emu.fuzz import sdm
+from emu.fuzz.sdm import Access, Cpuid, Regs, Translation, Verdict
 from mmu.api import (
     FRAME_MASK,
     MAP_EXEC,
@@ -30,9 +32,7 @@ from mmu.arch import Features
 from mmu.memory import Memory
 from mmu.walker import pdptes_valid
 
-from . import sdm
 from .model_tlb import ModelTlb
-from .sdm import Access, Cpuid, Regs, Translation, Verdict
 from .tables import Tables
 
 RAM = 16 << 20
@@ -212,11 +212,7 @@ class Rig:
             self.load(cpu, regs)
             return
         pdptes = self.pdptes[cpu]
-        if regs.mode == "pae" and (
-            old.mode != "pae"
-            or regs == old
-            or (regs.cr3, regs.pse, regs.pge, regs.smep) != (old.cr3, old.pse, old.pge, old.smep)
-        ):
+        if sdm.loads_pdptes(old, regs):
             base = regs.cr3 & 0xFFFF_FFE0
             pdptes = tuple(self.peek(base + 8 * i, 8) for i in range(4))
             refused = sdm.pdptes_fault(pdptes, self.cpuid)

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from itertools import product
 
+from emu.fuzz.sdm import RW, A, D, G, P
+
 from .rig import FETCH, PAGED, READ, USER_WRITE, WRITE
-from .sdm import RW, A, D, G, P
 from .tables import USER_RW
 
 HOT = USER_RW | A | D

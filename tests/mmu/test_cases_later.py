@@ -4,10 +4,10 @@ from our catalogue's."""
 
 from __future__ import annotations
 
+from emu.fuzz.sdm import A, D
 from mmu.api import MAP_TRAP, MAP_WRITE
 
 from .rig import DEVICE, FETCH, HOLE, PAGED, READ, USER_WRITE, WRITE
-from .sdm import A, D
 from .tables import USER_RW
 
 HOT = USER_RW | A | D

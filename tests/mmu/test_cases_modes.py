@@ -10,6 +10,7 @@ from itertools import permutations, product
 
 import pytest
 
+from emu.fuzz.sdm import RW, US, A, D, P, Regs
 from mmu.api import PoolError
 
 from .rig import (
@@ -26,7 +27,6 @@ from .rig import (
     GeneralProtection,
     Rig,
 )
-from .sdm import RW, US, A, D, P, Regs
 from .tables import USER_RW
 
 HOT = USER_RW | A | D

@@ -8,10 +8,10 @@ from itertools import product
 
 import pytest
 
+from emu.fuzz.sdm import RW, US, XD, A, D, P
 from mmu.api import MAP_TRAP
 
 from .rig import FETCH, PAGED, READ, USER_FETCH, USER_READ, USER_WRITE, WRITE, GeneralProtection
-from .sdm import RW, US, XD, A, D, P
 from .tables import USER_RW
 from .test_cases_writes import window
 

@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 
+from emu.fuzz.sdm import US, A, D, P
 from mmu.api import MAP_EXEC, MAP_TRAP, find_mmu
 from mmu.lockstep import DifferenceError, LockstepMmu, pair
 
 from . import test_cases_cache, test_cases_modes, test_cases_rights, test_cases_writes, world
 from .rig import FETCH, READ, USER_READ, USER_WRITE, WRITE, Rig
-from .sdm import US, A, D, P
 from .tables import USER_RW
 
 GVA = 0x40001000
