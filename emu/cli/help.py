@@ -45,7 +45,8 @@ how to boot
 
 how to run
   --mmu NAME              shadow (default), uncached, native, lockstep[:FIRST,SECOND] (two side by
-                          side, stops where they differ), or MODULE:CLASS
+                          side, stops where they differ), kvm2007 (with a bug of then), or
+                          MODULE:CLASS
   --shadow-pages N        bound on shadow pages
   --audit                 check the MMU's invariants after every event, without compiled code
   --audit-slices          check all of them when a virtual CPU has had its turn

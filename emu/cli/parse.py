@@ -111,7 +111,9 @@ def _rtc(options: RunOptions, value: str) -> None:
 
 def _mmu(options: RunOptions, value: str) -> None:
     if not value or (":" not in value and not value.isidentifier()):
-        raise UsageError(f"--mmu {value}: shadow, uncached, native or MODULE:CLASS")
+        raise UsageError(
+            f"--mmu {value}: shadow, uncached, native, lockstep, kvm2007 or MODULE:CLASS"
+        )
     options.mmu = value
 
 
