@@ -14,7 +14,7 @@ from ..arch import (
     PAGE_SHIFT,
     PFERR_PRESENT,
     PFERR_RSVD,
-    PT_PRESENT,
+    is_present,
 )
 from ..shadow.context import ShadowContext
 from ..shadow.pool import SPTE_PRESENT, ShadowPage
@@ -81,7 +81,7 @@ class PrefetchTakesAnything(Mutant):
             table = (self.memory.table64 if wide else self.memory.table32)(page.gfn)
             for step in range(1, min(8, 512 - (place & 511))):
                 gpte = table[(page.quadrant << 9 | place & 511) + step] if table else 0
-                if gpte & PT_PRESENT and not self.words[place + step] & SPTE_PRESENT:
+                if is_present(gpte) and not self.words[place + step] & SPTE_PRESENT:
                     rights = page.access & (gpte & (ACC_WRITE | ACC_USER) | ACC_EXEC)
                     gfn = (gpte & context.paging.frame_mask) >> PAGE_SHIFT
                     writable = bool(rights & ACC_WRITE)

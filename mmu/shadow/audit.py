@@ -34,11 +34,11 @@ from ..arch import (
     PT_NX,
     PT_PAGE_SIZE,
     PT_PKEY_SHIFT,
-    PT_PRESENT,
     PT_WRITABLE,
     Features,
     Levels,
     bits,
+    is_present,
     reserved_bits,
 )
 from ..walker import ALL_ONES
@@ -195,7 +195,7 @@ def _wrong_entry(
             mmu, spte, gfn, page.access, True, page.role
         )
     gpte = _guest_entry(memory, page, index)
-    if not gpte & PT_PRESENT:
+    if not is_present(gpte):
         return f"spte {spte:#x} present, guest entry {gpte:#x} not"
     large = bool(
         page.level > 1
