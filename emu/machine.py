@@ -78,7 +78,7 @@ class Machine:
         cpus: int = 1,
         cpu_features: dict[str, bool] | None = None,
         shadow_pages: int = DEFAULT_POOL,
-        audit: bool = False,
+        audit: bool | str = False,
         quantum: int = DEFAULT_QUANTUM,
         jit: str = "auto",
         clock: str = "auto",
@@ -94,9 +94,10 @@ class Machine:
         """Build a machine of `memory` bytes of RAM and load `kernel`, a path or its bytes.
 
         Without a kernel the processor stands at its reset vector, in the firmware. `mmu` is
-        "shadow", "uncached", "native" or "module:Class"; `shadow_pages` bounds its pool and
-        `audit` checks it after every event. `format`, `address` and `entry` are for images that do
-        not speak for themselves; `cpu_features` switches features by their CPUID names.
+        "shadow", "uncached", "native" or "module:Class"; `shadow_pages` bounds its pool. `audit`
+        checks it after every event, without compiled code; with "slices", after every vCPU's turn
+        and with compiled code. `format`, `address` and `entry` are for images that do not speak
+        for themselves; `cpu_features` switches features by their CPUID names.
         `jit` is "on", "off" or "auto": compiled code for TLB misses. `clock` "blocks" counts blocks
         by their size, four bytes an instruction; "instructions" counts instructions one by one,
         which makes them ten times as dear. "auto" is "blocks" where blocks can be counted: on
@@ -129,7 +130,8 @@ class Machine:
         self._tables.install(self.guest_memory)
         self._bios = Bios(self._tables.rom, self._tables.reserved)
         self._bios.install(self.guest_memory)
-        self.mmu: Mmu = self._make_mmu(mmu, cpus, cpu_features, shadow_pages, audit)
+        self._is_audited = bool(audit)
+        self.mmu: Mmu = self._make_mmu(mmu, cpus, cpu_features, shadow_pages, audit is True)
         code = _compiled_code(jit)
         for index in range(cpus):
             vcpu = Vcpu(
@@ -150,6 +152,8 @@ class Machine:
             vcpu.init()
         self.guest_memory.map_listeners.append(self._slots_changed)
         self.scheduler = Scheduler(self.cpus, self.clock, quantum)
+        if audit == "slices":
+            self.scheduler.after_slice = self.mmu.check
         self.board = Board(
             self.guest_memory,
             self.clock,
@@ -311,6 +315,8 @@ class Machine:
         code = None
         try:
             kind, code = self.scheduler.run(timeout, max_insns)
+            if self._is_audited:
+                self.mmu.check()
         except (ShadowcornError, MmuError, AssertionError, ArithmeticError, LookupError) as error:
             kind, report = Kind.INTERNAL, _internal_report(error)
         except (TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:

@@ -56,6 +56,8 @@ class Scheduler:
         self._ending: tuple[Kind, int | None] | None = None
         self.inbox: Inbox | None = None
         """Looked into between slices: no event of the clock, which would cut them."""
+        self.after_slice: Callable[[], None] | None = None
+        """Called when a vCPU has had its turn."""
         self.current: Vcpu = cpus[0]
         """The vCPU that runs now, or ran last."""
         self.is_unmaskable: Callable[[], bool] = lambda: False
@@ -164,6 +166,8 @@ class Scheduler:
         before = cpu.executed
         reason = cpu.run(budget)
         self._advance(cpu.executed - before)
+        if self.after_slice is not None:
+            self.after_slice()
         if reason is Exit.SHUTDOWN:
             return Kind.TRIPLE_FAULT, None
         return self._take_ending()

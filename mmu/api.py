@@ -252,7 +252,8 @@ def make_mmu(
 
 def find_mmu(name: str) -> MmuFactory:
     """Return the plug-in class that ``name`` stands for, without making one: ``shadow``,
-    ``uncached``, ``lockstep`` (or ``lockstep:FIRST,SECOND``) or ``module:Class``.
+    ``uncached``, ``lockstep`` (or ``lockstep:FIRST,SECOND``), ``kvm2007`` (the shadow MMU with the
+    key of that year, a bug) or ``module:Class``.
 
     Raises:
         ValueError: there is none of that name.
@@ -265,6 +266,10 @@ def find_mmu(name: str) -> MmuFactory:
         from .uncached import UncachedMmu
 
         return UncachedMmu
+    if name == "kvm2007":
+        from .mutants.keys import Kvm2007
+
+        return Kvm2007
     module_name, colon, class_name = name.partition(":")
     if module_name == "lockstep":
         from .lockstep import LockstepMmu, pair
@@ -275,7 +280,7 @@ def find_mmu(name: str) -> MmuFactory:
         return pair(first, second) if colon else LockstepMmu
     if not colon:
         raise ValueError(
-            f"no MMU plug-in is called {name!r} (shadow, uncached, lockstep, MODULE:CLASS)"
+            f"no MMU plug-in is called {name!r} (shadow, uncached, lockstep, kvm2007, MODULE:CLASS)"
         )
     import importlib
 

@@ -53,7 +53,6 @@ ACCESS_IMPLICIT = 1 << 8
 """Implicit supervisor access (descriptor table, TSS): EFLAGS.AC has no say. SDM 4.6.1."""
 ACCESS_AC = 1 << 9
 """EFLAGS.AC is set: an explicit supervisor data access passes SMAP. SDM 4.6.1."""
-ACCESS_ERROR_BITS = ACCESS_WRITE | ACCESS_USER | ACCESS_FETCH
 
 # --- Rights of a translation: what all entries on the path allow together -----------------------
 ACC_EXEC = 1 << 0
@@ -80,10 +79,6 @@ EFER_LME = 1 << 8
 EFER_LMA = 1 << 10
 EFER_NXE = 1 << 11
 
-CR0_PAGING_BITS = CR0_PG | CR0_WP | CR0_PE
-CR4_PAGING_BITS = CR4_PSE | CR4_PAE | CR4_LA57 | CR4_SMEP | CR4_SMAP | CR4_PKE
-EFER_PAGING_BITS = EFER_LMA | EFER_NXE
-
 # What makes the processor load the four PDPTE registers beside MOV CR3 (SDM 4.4.1).
 CR0_PDPTE_BITS = CR0_PG | CR0_CD | CR0_NW
 CR4_PDPTE_BITS = CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP
@@ -101,9 +96,12 @@ class Levels(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What CPUID reports about paging. A feature that is off makes its bits reserved.
+    """What CPUID reports about paging.
 
-    ``phys_bits`` is MAXPHYADDR, 32 to 40: Unicorn's physical addresses have 40 bits.
+    ``phys_bits`` (MAXPHYADDR, 32 to 40: Unicorn's physical addresses have 40 bits), ``pse36`` and
+    ``gbpages`` decide which bits of an entry are reserved. The others do not: what NX, keys and the
+    fifth level mean follows from EFER.NXE, CR4.PKE and CR4.LA57, which a processor without them
+    refuses to set (emu's business). ``la57`` also says how long a path the pool must have room for.
     """
 
     phys_bits: int = 40

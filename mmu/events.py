@@ -128,16 +128,55 @@ class Counters:
         return counts
 
 
-class Audited:
-    """A plug-in that audits itself after every call which may have changed something.
+class Watcher(Protocol):
+    """An audit of what each event touched: what ``Mmu.watch()`` returns where there is one."""
 
-    Costs a look at every shadow page a call; what ``--audit`` switches on.
+    def everything(self) -> None:
+        """Audit all there is."""
+
+    def event(self) -> None:
+        """Audit what was touched since the last event."""
+
+    def loaded(self, cpu: int) -> None:
+        """The same after a load of CR3."""
+
+    def translated(self, cpu: int, gva: int, answer: Answer) -> None:
+        """The same after a miss was answered."""
+
+    def written(self, gpa: int, size: int) -> None:
+        """The same after bytes of guest memory changed."""
+
+
+class _Whole:
+    """The watcher of a plug-in that has none: everything, every time."""
+
+    def __init__(self, mmu: Mmu) -> None:
+        self.everything = self.event = mmu.check
+
+    def loaded(self, cpu: int) -> None:
+        self.event()
+
+    def translated(self, cpu: int, gva: int, answer: Answer) -> None:
+        self.event()
+
+    def written(self, gpa: int, size: int) -> None:
+        self.event()
+
+
+class Audited:
+    """A plug-in that is audited after every call which may have changed something.
+
+    What is checked then is the plug-in's to say (see mmu/shadow/watch.py): the shadow cache checks
+    what the call touched, and everything now and then. Compiled code would answer misses without
+    our hearing of it, so there is none; the machine can audit with it at the end of every slice.
     """
 
     def __init__(self, mmu: Mmu) -> None:
         self.inner = mmu
         self.name = mmu.name
         self.counters = mmu.counters
+        watch: Callable[[], Watcher] | None = getattr(mmu, "watch", None)
+        self.watcher: Watcher = watch() if watch is not None else _Whole(mmu)
 
     def __getattr__(self, name: str) -> object:
         if name == "block":  # compiled code would answer misses unaudited
@@ -147,34 +186,34 @@ class Audited:
     def load(self, cpu: int, regs: PagingRegisters) -> None:
         """As :meth:`Mmu.load`, then audit."""
         self.inner.load(cpu, regs)
-        self.inner.check()
+        self.watcher.loaded(cpu)
 
     def translate(self, cpu: int, gva: int, access: int) -> Answer:
         """As :meth:`Mmu.translate`, then audit."""
         answer = self.inner.translate(cpu, gva, access)
-        self.inner.check()
+        self.watcher.translated(cpu, gva, answer)
         return answer
 
     def invlpg(self, cpu: int, gva: int) -> None:
         """As :meth:`Mmu.invlpg`, then audit."""
         self.inner.invlpg(cpu, gva)
-        self.inner.check()
+        self.watcher.event()
 
     def flushed(self, cpu: int) -> None:
         """As :meth:`Mmu.flushed`, then audit."""
         self.inner.flushed(cpu)
-        self.inner.check()
+        self.watcher.event()
 
     def written(self, gpa: int, size: int, source: str) -> None:
         """As :meth:`Mmu.written`, then audit."""
         self.inner.written(gpa, size, source)
-        self.inner.check()
+        self.watcher.written(gpa, size)
 
     def remapped(self) -> None:
-        """As :meth:`Mmu.remapped`, then audit."""
+        """As :meth:`Mmu.remapped`, then audit everything."""
         self.inner.remapped()
-        self.inner.check()
+        self.watcher.everything()
 
     def check(self) -> None:
-        """Audit now."""
-        self.inner.check()
+        """Audit everything now."""
+        self.watcher.everything()

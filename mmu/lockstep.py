@@ -20,6 +20,10 @@ compared when the second is done. They are then what both have made of them.
 tables must hear of it. Each believes that its own answer stands in the TLB; as the one given allows
 no more than either's to do unseen, both remember too much and never too little.
 
+*Native.* It cannot be one of the two. There the engine walks the guest's tables by itself and asks
+nobody, so there is no answer to hold against another. What it can be is a third opinion at the end:
+the same kernel on it must print the same, and the program fuzzer compares registers and memory.
+
 *Flushes.* Either may flush at any time, the other does not hear of it and goes on believing that
 the TLB holds what it held. That, too, is too much and never too little.
 """
@@ -202,6 +206,20 @@ class LockstepMmu:
         """See :meth:`mmu.api.DirtyLog.stop_dirty_log`."""
         for log in self._logs():
             log.stop_dirty_log()
+
+    def set_policy(self, text: str) -> None:
+        """Change the policy of those of the two that have any.
+
+        Raises:
+            ValueError: neither has, or an unknown policy.
+        """
+        setters = [m.set_policy for m in (self.first, self.second) if hasattr(m, "set_policy")]
+        if not setters:
+            raise ValueError(
+                f"MMU plug-ins {self.names[0]!r} and {self.names[1]!r} have no policies"
+            )
+        for set_policy in setters:
+            set_policy(text)
 
     def invlpg(self, cpu: int, gva: int) -> None:
         """See :meth:`mmu.api.Mmu.invlpg`."""

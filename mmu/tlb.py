@@ -225,8 +225,10 @@ class TlbTracker:
 
     def writable_and_executable(self) -> list[int]:
         """Return the frames that break the rule: writable in one TLB, executable in another."""
-        return [
-            gfn
-            for gfn in sorted(self._code)
-            if self.is_held(self.fetched_epoch[gfn]) and self.is_held(self.written_epoch[gfn])
-        ]
+        return [gfn for gfn in sorted(self._code) if self.is_writable_and_executable(gfn)]
+
+    def is_writable_and_executable(self, gfn: int) -> bool:
+        """Return whether a frame breaks the rule."""
+        if gfn >= len(self.written_epoch):
+            return False
+        return self.is_held(self.fetched_epoch[gfn]) and self.is_held(self.written_epoch[gfn])

@@ -191,7 +191,7 @@ def make_machine(
         modules=modules(options, kernel.image),
         cpus=options.cpus,
         cpu_features=cpu_features(options, warn),
-        audit=options.audit,
+        audit=options.audit or (options.audit_slices and "slices"),
         jit=options.jit,
         clock=options.clock,
         seed=options.seed,

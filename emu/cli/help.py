@@ -46,9 +46,12 @@ how to boot
   --entry N               where it starts, if not at its beginning
 
 how to run
-  --mmu NAME              shadow (default), uncached, native, or MODULE:CLASS
+  --mmu NAME              shadow (default), uncached, native, lockstep[:FIRST,SECOND] (two side by
+                          side, stops where they differ), kvm2007 (with a bug of then), or
+                          MODULE:CLASS
   --shadow-pages N        bound on shadow pages
-  --audit                 check every invariant of the MMU after every event (slow)
+  --audit                 check the MMU's invariants after every event, without compiled code
+  --audit-slices          check all of them when a virtual CPU has had its turn
   --timeout S             stop after S host seconds (exit code 124)
   --max-insns N           stop after N instructions (exit code 124)
   --quantum N             instructions a virtual CPU runs before the next has its turn

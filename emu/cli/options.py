@@ -87,6 +87,7 @@ class RunOptions:
     mmu: str = "shadow"
     shadow_pages: int | None = None
     audit: bool = False
+    audit_slices: bool = False
     timeout: float | None = None
     max_insns: int | None = None
     quantum: int | None = None

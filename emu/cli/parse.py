@@ -122,7 +122,9 @@ def _rtc(options: RunOptions, value: str) -> None:
 
 def _mmu(options: RunOptions, value: str) -> None:
     if not value or (":" not in value and not value.isidentifier()):
-        raise UsageError(f"--mmu {value}: shadow, uncached, native or MODULE:CLASS")
+        raise UsageError(
+            f"--mmu {value}: shadow, uncached, native, lockstep, kvm2007 or MODULE:CLASS"
+        )
     options.mmu = value
 
 
@@ -180,6 +182,7 @@ _FLAGS: dict[str, str] = {
     "nodefaults": "no_defaults",
     "snapshot": "snapshot",
     "audit": "audit",
+    "audit-slices": "audit_slices",
     "summary": "summary",
 }
 # Taken up in the second pass, when all -chardev and -drive if=none are known.

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -121,17 +122,18 @@ def _campaign(arguments: argparse.Namespace) -> int:
         )
 
     options = {"mmu": arguments.mmu, "qemu": not arguments.no_qemu}
-    make_executor, width = _executor(arguments)
-    campaign = Campaign(
-        arguments.target,
-        arguments.seed,
-        options,
-        make_executor,
-        width=width,
-        on_progress=line.show,
-        on_failure=found,
-    )
-    totals: Totals = campaign.run(seconds=seconds, cases=arguments.cases)
+    with ExitStack() as stack:
+        make_executor, width = _executor(arguments, stack)
+        campaign = Campaign(
+            arguments.target,
+            arguments.seed,
+            options,
+            make_executor,
+            width=width,
+            on_progress=line.show,
+            on_failure=found,
+        )
+        totals: Totals = campaign.run(seconds=seconds, cases=arguments.cases)
     line.end()
     print(_summary(arguments.target, totals))
     return EXIT_FOUND if totals.failures else 0
@@ -149,7 +151,11 @@ def check_target(target: str, mmu: str) -> None:
         raise UsageError(str(error)) from None
 
 
-def _executor(arguments: argparse.Namespace) -> tuple[Callable[[], Executor], int]:
+def _executor(
+    arguments: argparse.Namespace, stack: ExitStack
+) -> tuple[Callable[[], Executor], int]:
+    """Return what makes executors, and how many chunks to have under way; `stack` is to be left
+    when no more are needed."""
     from emu.fuzz.campaign import local_executor
 
     if arguments.cluster is None:
@@ -165,6 +171,7 @@ def _executor(arguments: argparse.Namespace) -> tuple[Callable[[], Executor], in
         client: Any = Client(arguments.cluster, set_as_default=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"--cluster {arguments.cluster}: {error}") from None
+    stack.callback(client.close)
     threads = sum(client.nthreads().values())
     # A case is never run a second time because of what the first gave: pure=False.
     return lambda: client.get_executor(pure=False), _WIDTH * max(threads, arguments.jobs)

@@ -3,8 +3,8 @@
 
 Cases go out in chunks of consecutive numbers and their results are taken in order of the numbers,
 so what a campaign finds depends on the seed and on how far it got, and on nothing else: not on the
-number of jobs, nor on who was faster. Anything with the interface of `concurrent.futures.Executor`
-will do; Dask's, for one.
+number of jobs, nor on who was faster. Anything with `submit` and `shutdown(wait)` as
+`concurrent.futures.Executor` has them will do; Dask's, for one.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ MOST_FAILURES = 20
 """A campaign ends after so many failures: they will have one cause."""
 
 _TICK = 0.5  # seconds between two looks at the time
+
+_Work = tuple[int, int, "Future[list[Result]]"]  # the first case, how many, and what comes of them
 
 
 def run_chunk(
@@ -70,6 +72,12 @@ class InlineExecutor(Executor):
 def local_executor(jobs: int) -> Executor:
     """Return a pool of processes, started afresh on every system: no state is inherited."""
     return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+
+
+def _is_death(error: Exception) -> bool:
+    """Return whether an error says that the process of a worker died. Dask's, which is not to be
+    imported for this, starts the work on other workers first, and then raises KilledWorker."""
+    return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
 
 
 @dataclass(slots=True)
@@ -113,57 +121,92 @@ class Campaign:
         self._module = import_module(TARGETS[target])
         self._executor: Executor | None = None
         self._kinds: set[str] = set()
+        self._under_way: deque[_Work] = deque()
         self.totals = Totals()
 
     def run(self, *, seconds: float | None = None, cases: int | None = None) -> Totals:
-        """Run `cases` cases, or for `seconds`; what is under way then is finished."""
+        """Run `cases` cases, or for `seconds`: what a worker has begun by then is finished, what
+        none has is dropped."""
         started = time.monotonic()
         self._executor = self._make_executor()
         try:
             self._run(started, seconds, cases)
         finally:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+            # Not left to `shutdown`: not every executor's can cancel.
+            for _, _, future in self._under_way:
+                future.cancel()
+            self._executor.shutdown(wait=False)
             self.totals.seconds = time.monotonic() - started
         return self.totals
 
     def _run(self, started: float, seconds: float | None, cases: int | None) -> None:
-        under_way: deque[tuple[int, int, Future[list[Result]]]] = deque()
+        under_way = self._under_way
         next_number = 0
-
-        def is_over() -> bool:
-            if len(self.totals.failures) >= MOST_FAILURES:
-                return True
-            return seconds is not None and time.monotonic() - started >= seconds
-
-        while True:
-            while len(under_way) < self._width and not is_over():
-                count = self._module.CHUNK
+        while len(self.totals.failures) < MOST_FAILURES:
+            left = None if seconds is None else seconds - (time.monotonic() - started)
+            while len(under_way) < self._width:
+                count = self._most_cases(left)
                 if cases is not None:
                     count = min(count, cases - next_number)
                 if count <= 0:
                     break
                 under_way.append((next_number, count, self._submit(next_number, count)))
                 next_number += count
+            if left is not None and left <= 0:
+                while len(under_way) > 1 and under_way[-1][2].cancel():
+                    under_way.pop()
             if not under_way:
                 return
-            first, count, future = under_way.popleft()
+            first, count, future = under_way[0]
             try:
-                results = self._wait(future, started)
-            except BrokenExecutor:
+                results = self._wait(future, started, seconds)
+            except Exception as error:
+                if not _is_death(error):
+                    raise
                 results = self._one_by_one(first, count)
-                # The others broke with it; they start again.
-                under_way = deque((n, c, self._submit(n, c)) for n, c, _ in under_way)
+                self._start_again()
+            if results is None:
+                continue
+            under_way.popleft()
             for result in results:
                 self._take(result)
+
+    def _most_cases(self, left: float | None) -> int:
+        """Return how many cases to hand out at once: fewer when there are only `left` seconds, by
+        what the cases took so far, and none where those under way will need the time."""
+        chunk: int = self._module.CHUNK
+        totals = self.totals
+        if left is None:
+            return chunk
+        if left <= 0:
+            return 0
+        if not totals.cases:
+            return chunk
+        fit = left * totals.cases / totals.seconds - sum(count for _, count, _ in self._under_way)
+        if fit < 1:
+            return 0 if self._under_way else 1
+        return min(chunk, max(int(fit) // self._width, 1))
+
+    def _start_again(self) -> None:
+        """Hand out what is under way once more: where one worker's death breaks the executor, the
+        rest broke with it."""
+        for index, (first, count, future) in enumerate(self._under_way):
+            if index:
+                future.cancel()
+                self._under_way[index] = first, count, self._submit(first, count)
 
     def _submit(self, first: int, count: int) -> Future[list[Result]]:
         assert self._executor is not None
         arguments = self._target, self._seed, first, count, self._options
         return self._executor.submit(run_chunk, *arguments)
 
-    def _wait(self, future: Future[Any], started: float) -> Any:
+    def _wait(self, future: Future[Any], started: float, seconds: float | None = None) -> Any:
+        """Return what comes of some work, or None if `seconds` since the start have just passed."""
         while True:
+            before = self.totals.seconds
             self.totals.seconds = time.monotonic() - started
+            if seconds is not None and before < seconds <= self.totals.seconds:
+                return None
             self._on_progress(self.totals)
             try:
                 return future.result(timeout=_TICK)
@@ -193,7 +236,9 @@ class Campaign:
         job = self._executor.submit(shrink, self._target, result.case, result.failure)
         try:
             case, failure = self._wait(job, time.monotonic() - self.totals.seconds)
-        except BrokenExecutor:
+        except Exception as error:
+            if not _is_death(error):
+                raise
             self._executor = self._make_executor()
             return result
         return Result(result.number, result.steps, failure, case, result.counts)
@@ -205,7 +250,9 @@ class Campaign:
             self._executor = self._make_executor()
             try:
                 results += self._submit(number, 1).result()
-            except BrokenExecutor:
+            except Exception as error:
+                if not _is_death(error):
+                    raise
                 failure = Failure("process died", f"the process that ran case {number} died")
                 case = self._module.make(self._seed, number, self._options)
                 results.append(Result(number, 0, failure, case))

@@ -11,6 +11,7 @@ __all__ = ["Entries"]
 
 _FLAGS = (0x07, 0x07, 0x67, 0x67, 0x67, 0x27, 0x05, 0x65, 0x03, 0x63, 0x01, 0x47, 0x107, 0x0F)
 _NX = 1 << 63
+_PKEY_SHIFT = 59
 
 
 class Entries:
@@ -37,6 +38,8 @@ class Entries:
         if self._mode.entry_bytes == 8:
             if rng.random() < 0.1:
                 flags |= _NX
+            if self._mode.levels >= 4 and rng.random() < 0.2:
+                flags |= rng.randrange(16) << _PKEY_SHIFT
             if rng.random() < 0.03:
                 flags |= 1 << rng.choice((40, 45, 51))  # reserved
         return flags

@@ -27,7 +27,8 @@ _STEPS = (60, 150, 300, 600)
 
 
 def run(seed: int, number: int, options: dict[str, Any]) -> Result:
-    """Make case `number` of `seed` and execute it; `options`: mmu, the plug-in's name."""
+    """Make case `number` of `seed` and execute it; `options`: mmu, the plug-in's name, and theme,
+    if it is to be the same in all cases (see `emu.fuzz.steps`)."""
     rng = random_of(seed, number)
     case = make_case(rng, options.get("mmu", "shadow"))
     case.update(seed=seed, number=number)
@@ -37,7 +38,7 @@ def run(seed: int, number: int, options: dict[str, Any]) -> Result:
     world = None
     try:
         world = World(case)
-        choice = Steps(rng, case, world)
+        choice = Steps(rng, case, world, options.get("theme"))
         for _ in range(rng.choice(_STEPS)):
             steps.append(choice.next())
             world.do(steps[-1])

@@ -30,7 +30,7 @@ MOST_RUNS = 150
 _PE_ET_NE_MP = 0x8000_0033
 _WP = 1 << 16
 _PSE, _PAE, _PGE, _FXSR, _XMM = 1 << 4, 1 << 5, 1 << 7, 1 << 9, 1 << 10
-_LA57, _SMEP, _SMAP = 1 << 12, 1 << 20, 1 << 21
+_LA57, _SMEP, _SMAP, _PKE = 1 << 12, 1 << 20, 1 << 21, 1 << 22
 _LME, _NXE = 1 << 8, 1 << 11
 
 
@@ -45,6 +45,7 @@ def make(seed: int, number: int, options: dict[str, Any]) -> Case:
     cr4 |= _LA57 if mode.levels == 5 else 0
     for bit, share in ((_SMEP, 0.3), (_SMAP, 0.3), (_PGE, 0.5)):
         cr4 |= bit if rng.random() < share else 0
+    cr4 |= _PKE if mode.bits == 64 and rng.random() < 0.4 else 0
     efer = _LME if mode.bits == 64 else 0
     efer |= _NXE if mode.levels > 2 and rng.random() < 0.8 else 0
     # Only where A in upper entries is left alone can others be asked: see Entries.

@@ -387,6 +387,11 @@ class Slots:
         """Ring 0: control bits, CR3, EFER.NXE."""
         rng, bits = self._rng, self._bits
         at = rng.random()
+        if bits == 64 and rng.random() < 0.2:
+            # WRPKRU. Key 0 stays free: it is that of the pages that the events are noted in.
+            pkru = rng.getrandbits(32) & ~3
+            code = b"\x31\xc9\x31\xd2\xb8" + pkru.to_bytes(4, "little") + b"\x0f\x01\xef"
+            return code, f"PKRU := {pkru:#x}"
         if at < 0.25:
             code = b"\x0f\x20\xc0\x0f\xba\xf8\x10\x0f\x22\xc0"
             if bits == 16:

@@ -9,7 +9,9 @@ shared, are data and tables at once, stand at several levels, and map each other
 In a *layered* case each level has frames of its own, as in a guest that is in its right mind: only
 there will leaf tables be left out of sync for long.
 
-A case may have a *theme*, some feature that is switched more often than others.
+A case may have a *theme*, some feature that is switched more often than others: `wp`, a supervisor
+that writes to read-only pages; `pieces`, the same with large pages under SMAP and protection keys,
+which TLBs hold in pieces of 4 KiB and INVLPG of any address must drop.
 
 A run of steps is made in a *mood*, which says what happens more often: accesses, edits, changes of
 mode, or everything alike.
@@ -91,6 +93,7 @@ _READ_ONLY_FLAGS = (0x67, 0x65, 0x65, 0x25, 0x05, 0x61, 0x63)
 _THEMES = {
     "any": (("wp", "wp", "nxe", "smep", "smap", "pge", "pse", "pke", "pkru"), 0.4, _COMMON_FLAGS),
     "wp": (("wp", "smep", "smap", "pke", "pkru"), 0.8, _READ_ONLY_FLAGS),
+    "pieces": (("wp", "smap", "smap", "pke", "pke", "pkru"), 0.8, _READ_ONLY_FLAGS),
 }
 _KINDS = ("access", "edit", "store", "load", "invlpg", "rare")
 
@@ -98,8 +101,10 @@ _KINDS = ("access", "edit", "store", "load", "invlpg", "rare")
 class Steps:
     """Chooses one step after the other for a world."""
 
-    def __init__(self, rng: random.Random, case: Case, world: World) -> None:
-        """Choose by `rng`."""
+    def __init__(
+        self, rng: random.Random, case: Case, world: World, theme: str | None = None
+    ) -> None:
+        """Choose by `rng`; a `theme` if it is not to be chosen."""
         self._rng = rng
         self._world = world
         self._twin = world.twin
@@ -115,7 +120,8 @@ class Steps:
         pages = [(top, rng.choice(_PAGES)) for top in tops for _ in range(3)]
         self._pages = [top + (page << PAGE_SHIFT) for top, page in pages]
         self._layered = rng.random() < 0.4
-        self._theme = rng.choice(("any", "any", "wp"))
+        chosen = rng.choice(("any", "any", "wp", "pieces"))
+        self._theme = theme or chosen
         self._queue: list[list[Any]] = []
         self._goals: list[tuple[int, int, int]] = []  # (vCPU, gva, tries left)
         self._recent: list[tuple[int, int]] = []  # (gva, access) of the last accesses
@@ -142,6 +148,8 @@ class Steps:
         self._left -= 1
         kind = rng.choices(_KINDS, _MOODS[self._mood])[0]
         cpu = rng.randrange(self._world.cpus)
+        if self._theme == "pieces" and rng.random() < 0.2:
+            return self._pieces(cpu) or self._access(cpu)
         step: list[Any] = getattr(self, f"_{kind}")(cpu)
         return step
 
@@ -214,7 +222,7 @@ class Steps:
         """Return a new entry for a table at a level, mostly a good one."""
         rng = self._rng
         value = self._frame(level) << PAGE_SHIFT | self._flags()
-        if level in (2, 3) and rng.random() < 0.2:
+        if level in (2, 3) and rng.random() < (0.7 if self._theme == "pieces" else 0.2):
             large = 22 if width == 4 else 21 if level == 2 else 30
             base = rng.choice((0, 0, 1 << large, 2 << large, 1 << 32))
             value = base & (1 << 8 * width) - 1 | self._flags() | PT_PAGE_SIZE
@@ -408,7 +416,8 @@ class Steps:
             cr4 &= ~CR4_LA57
         cr0 |= 0 if rng.random() < _THEMES[self._theme][1] else CR0_WP
         efer |= EFER_NXE if rng.random() < 0.7 else 0
-        for bit, share in ((CR4_SMEP, 0.3), (CR4_SMAP, 0.3), (CR4_PKE, 0.15), (CR4_PGE, 0.3)):
+        smap, pke = (0.6, 0.5) if self._theme == "pieces" else (0.3, 0.15)
+        for bit, share in ((CR4_SMEP, 0.3), (CR4_SMAP, smap), (CR4_PKE, pke), (CR4_PGE, 0.3)):
             cr4 |= bit if rng.random() < share else 0
         if cr4 & CR4_PAE and not efer & EFER_LMA and rng.random() < 0.7:
             # PAE: four good entries, so that the load is not refused.
@@ -424,6 +433,30 @@ class Steps:
             self._queue.append(["access", cpu, gva, access])
             return ["invlpg", cpu, gva]
         return ["invlpg", cpu, self._gva(cpu)]
+
+    def _pieces(self, cpu: int) -> list[Any] | None:
+        """Use some pieces of a large page, change its entry, INVLPG one address, use the others;
+        None if the address chosen has no large page."""
+        rng = self._rng
+        access = rng.choice((ACCESS_WRITE, ACCESS_WRITE | ACCESS_AC, ACCESS_READ | ACCESS_AC))
+        gva = self._gva(cpu)
+        found = self._twin.walk(cpu, gva, access)
+        if found.fault is not None or found.level < 2:
+            return None
+        _, gpa, gpte, _ = found.entries[-1]
+        width = self._twin.contexts[cpu].entry_bytes
+        size = 1 << self._twin.page_shift(cpu, found)
+        first = gva & -size
+        pieces = [first + (rng.randrange(size) & -size // 512) for _ in range(rng.choice((2, 3)))]
+        changed = rng.choice((0, gpte & ~PT_PRESENT, gpte ^ size, gpte & ~(PT_DIRTY | PT_USER)))
+        source = rng.choice(("guest", "device"))
+        self._queue += [["access", cpu, piece, access] for piece in pieces[1:]]
+        if rng.random() < 0.3:
+            self._queue.append(["shrink", rng.randrange(1, 6)])
+        self._queue.append(["write", gpa, width, changed & (1 << 8 * width) - 1, source])
+        self._queue.append(["invlpg", cpu, rng.choice((pieces[0], gva))])
+        self._queue += [["access", cpu, piece, access] for piece in pieces[1:]]
+        return ["access", cpu, pieces[0], access]
 
     def _rare(self, cpu: int) -> list[Any]:
         rng = self._rng

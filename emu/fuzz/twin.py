@@ -7,13 +7,30 @@ count on the new entry (SDM 4.10.4). So for every word that was stored to unseen
 kept. An answer that grants access may follow from an old value of its leaf entry, if that stood
 there at a time since this vCPU's last invalidation of the page at which the entries above were what
 they are now. A fault may never be stale, nor may upper entries be.
+
+**Whose truth.** The plug-ins take theirs from `mmu.walker`, and so does the twin. So what that says
+of an access is held, each time, against the SDM's tables in `emu.fuzz.sdm`, which share nothing
+with it: the fault, the frame, the page, A and D.
 """
 
 from __future__ import annotations
 
+from emu.fuzz import sdm
 from emu.fuzz.case import Difference
-from mmu.api import FRAME_MASK, PagingRegisters
-from mmu.arch import PAGE_OFFSET, PAGE_SHIFT, PAGE_SIZE, PT_ACCESSED, PT_DIRTY, Features
+from mmu.api import FRAME_MASK, NotCanonical, PagingRegisters
+from mmu.arch import (
+    ACCESS_AC,
+    ACCESS_FETCH,
+    ACCESS_IMPLICIT,
+    ACCESS_USER,
+    ACCESS_WRITE,
+    PAGE_OFFSET,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PT_ACCESSED,
+    PT_DIRTY,
+    Features,
+)
 from mmu.memory import Memory, Slot
 from mmu.walker import Context, Walk, set_accessed_dirty, walk
 
@@ -45,6 +62,9 @@ class Twin:
         self.memory = Memory()
         self.device = Device()
         self.contexts = [Context(features) for _ in range(cpus)]
+        self._cpuid = sdm.Cpuid(features.phys_bits, features.pse36, features.gbpages)
+        self._regs = [sdm.Regs() for _ in range(cpus)]
+        self._pdptes: list[list[int]] = [[0] * 4 for _ in range(cpus)]
         self.now = 0
         self.touched: set[int] = set()
         """Frames that were ever written."""
@@ -60,6 +80,11 @@ class Twin:
     def load(self, cpu: int, regs: PagingRegisters) -> None:
         """Load control registers, which empties the TLB."""
         self.contexts[cpu].load(self.memory, regs)
+        new = sdm_registers(regs)
+        if sdm.loads_pdptes(self._regs[cpu], new):
+            base = regs.cr3 & 0xFFFF_FFE0
+            self._pdptes[cpu] = [self._entry_at(base + 8 * index, 8) for index in range(4)]
+        self._regs[cpu] = new
         self._flushed[cpu] = self.now
 
     def invalidate(self, cpu: int, gva: int) -> None:
@@ -75,6 +100,38 @@ class Twin:
     def walk(self, cpu: int, gva: int, access: int) -> Walk:
         """Walk the tables as they stand."""
         return walk(self.memory, self.contexts[cpu], gva, access)
+
+    def judge(self, cpu: int, gva: int, access: int) -> Walk:
+        """Walk, and hold the walk against the SDM's tables."""
+        found = self.walk(cpu, gva, access)
+        verdict = self._verdict(cpu, gva, access)
+        if found.fault is None:
+            size = 1 << self.page_shift(cpu, found) if found.level else 0
+            says: object = (found.frame, size)
+        else:
+            is_other = isinstance(found.fault, NotCanonical)
+            says = "not canonical" if is_other else getattr(found.fault, "error_code", None)
+        wants = verdict.fault if verdict.fault is not None else (verdict.frame, verdict.page)
+        if says != wants:
+            what = f"vCPU {cpu}, access {access:#x} to {gva:#x}, {self._regs[cpu]}"
+            raise Difference("truth", f"{what}: the walker says {says}, the SDM {wants}")
+        return found
+
+    def _verdict(self, cpu: int, gva: int, access: int) -> sdm.Verdict:
+        asked = sdm.Access(
+            "x" if access & ACCESS_FETCH else "w" if access & ACCESS_WRITE else "r",
+            bool(access & ACCESS_USER),
+            bool(access & ACCESS_IMPLICIT),
+            bool(access & ACCESS_AC),
+        )
+        return sdm.walk(self._entry_at, self._regs[cpu], gva, asked, self._cpuid, self._pdptes[cpu])
+
+    def _entry_at(self, gpa: int, size: int) -> int:
+        """Read an entry: all ones where no memory is."""
+        slot = self.memory.slot_at(gpa)
+        if slot is None or slot.device is not None:
+            return (1 << 8 * size) - 1
+        return int.from_bytes(slot.view[gpa - slot.gpa : gpa - slot.gpa + size], "little")
 
     def page_shift(self, cpu: int, found: Walk) -> int:
         """Return how many address bits the page has that a walk ended at."""
@@ -117,10 +174,28 @@ class Twin:
         width = context.entry_bytes
         gpa = found.entries[-1][1] if found.entries else 0
         before = self.memory.read(gpa, width) if stale else 0
+        wanted = self._entries_after(cpu, found)
         for changed in set_accessed_dirty(self.memory, context, found):
             self._note(changed, width)
+        for at, entry in wanted.items():
+            if self._entry_at(at, width) != entry:
+                what = f"vCPU {cpu}, access {found.access:#x} to {found.gva:#x}: entry at {at:#x}"
+                raise Difference(
+                    "truth", f"{what} became {self._entry_at(at, width):#x}, the SDM: {entry:#x}"
+                )
         if stale and other.read(gpa, width) == before:
             poke(self.memory, gpa, before, width)
+
+    def _entries_after(self, cpu: int, found: Walk) -> dict[int, int]:
+        """Return what the SDM makes of the entries on a path that is used, by their addresses."""
+        width = self.contexts[cpu].entry_bytes
+        sets = self._verdict(cpu, found.gva, found.access).sets or {}
+        after: dict[int, int] = {}
+        for _, gpa, _, _ in found.entries:
+            slot = self.memory.slot_at(gpa)
+            is_ram = slot is not None and slot.kind == "ram"
+            after[gpa] = self._entry_at(gpa, width) | (sets.get(gpa, 0) if is_ram else 0)
+        return after
 
     # --- Writes -------------------------------------------------------------------------------
 
@@ -176,6 +251,26 @@ class Twin:
             at = next(i for i in range(0, PAGE_SIZE, 8) if theirs[i : i + 8] != ours[i : i + 8])
             is_, must = (int.from_bytes(page[at : at + 8], "little") for page in (theirs, ours))
             raise Difference("memory", f"{gpa + at:#x} holds {is_:#x}, wanted {must:#x}")
+
+
+def sdm_registers(regs: PagingRegisters) -> sdm.Regs:
+    """Return the control bits that paging asks about, each by its place in the SDM."""
+    cr0, cr3, cr4, efer, pkru = regs
+    return sdm.Regs(
+        pg=bool(cr0 >> 31 & 1),
+        cr3=cr3,
+        lma=bool(efer >> 10 & 1),
+        pae=bool(cr4 >> 5 & 1),
+        la57=bool(cr4 >> 12 & 1),
+        pse=bool(cr4 >> 4 & 1),
+        nxe=bool(efer >> 11 & 1),
+        wp=bool(cr0 >> 16 & 1),
+        smep=bool(cr4 >> 20 & 1),
+        smap=bool(cr4 >> 21 & 1),
+        pke=bool(cr4 >> 22 & 1),
+        pge=bool(cr4 >> 7 & 1),
+        pkru=pkru,
+    )
 
 
 def poke(memory: Memory, gpa: int, value: int, size: int) -> None:

@@ -33,6 +33,9 @@ from mmu.arch import (
     ACCESS_IMPLICIT,
     ACCESS_USER,
     ACCESS_WRITE,
+    CR0_PG,
+    CR4_LA57,
+    EFER_LMA,
     PAGE_OFFSET,
     PAGE_SHIFT,
     PAGE_SIZE,
@@ -105,6 +108,10 @@ class World:
         if cpu >= self.cpus:
             return
         regs = PagingRegisters(cr0, cr3, cr4, efer, pkru)
+        old = self.twin.contexts[cpu].regs
+        is_other = (old.efer ^ efer) & EFER_LMA or (old.cr4 ^ cr4) & CR4_LA57
+        if old.cr0 & cr0 & CR0_PG and is_other:
+            self._load(cpu, cr0 & ~CR0_PG, cr3, cr4, efer & ~EFER_LMA, pkru)  # SDM 3A 4.1.2
         valid = pdptes_valid(self.twin.memory, regs, self.features)
         if pdptes_valid(self.memory, regs, self.features) != valid:
             raise Difference("memory", f"the PDPTEs at {cr3:#x} are not the same")
@@ -154,7 +161,8 @@ class World:
 
     def _access(self, cpu: int, gva: int, access: int) -> int | None:
         """A TLB miss: ask the plug-in, compare, fill. Returns the Mapping, None for a fault."""
-        found = self.twin.walk(cpu, gva, access)
+        gva &= 2 * _SIGN - 1  # a row of stores may reach past the top
+        found = self.twin.judge(cpu, gva, access)
         answer = self._ask(cpu, gva, access)
         self.compared += 1
         if found.fault is not None and answer == found.fault:

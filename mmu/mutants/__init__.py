@@ -5,19 +5,19 @@ They show what the tests are worth: `tests/mmu/test_mutants.py` runs the cases a
 wants it killed, by a case of a number in ``case``. And as plug-ins (``mmu.mutants:Kvm2007``) they
 show what the bug does to a guest, and what ``lockstep:mmu.mutants:Kvm2007,uncached`` says to it.
 
-``bug`` says in a line what is wrong. ``CATALOGUE`` lists them by name.
+``bug`` says in a line what is wrong, ``dies`` how that is found. ``CATALOGUE`` lists them by name.
 """
 
 from __future__ import annotations
 
-from . import faults, keys, protection, roots, writes
+from . import faults, keys, later, protection, roots, writes
 from .base import Mutant
 
 __all__ = ["CATALOGUE", "Mutant"]
 
 CATALOGUE: dict[str, type[Mutant]] = {
     name: kind
-    for module in (keys, writes, protection, faults, roots)
+    for module in (keys, writes, protection, faults, roots, later)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, Mutant) and kind is not Mutant
 }

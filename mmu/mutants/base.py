@@ -33,11 +33,24 @@ def _no_compiled_code(self: object) -> None:
 class Mutant(ShadowMmu):
     """The shadow MMU, to be broken by overriding a method or in :meth:`_mutate`.
 
+    ``bug`` says what is wrong, ``case`` has the numbers of the cases that are to find it, and
+    ``dies`` what they find:
+
+    ======== =====================================================================================
+    answer   the guest gets a wrong one: another fault, frame, A or D, or a store not trapped
+    stale    a TLB holds what it must not
+    claim    what the case itself says, of traps, flushes, pages built, code dropped
+    audit    nothing that a guest sees, the tables are only at odds with themselves
+    crash    the plug-in raises ``crash``, as the real one did what ends a kernel
+    ======== =====================================================================================
+
     ``forgotten_mode_bits`` are left out of every role, ``context_class`` makes the keys.
     """
 
     bug: ClassVar[str]
     case: ClassVar[tuple[int, ...]]
+    dies: ClassVar[str] = "answer"
+    crash: ClassVar[type[Exception] | None] = None
     forgotten_mode_bits: ClassVar[int] = 0
     context_class: ClassVar[type[ShadowContext]] = ShadowContext
     block: Any = property(_no_compiled_code)

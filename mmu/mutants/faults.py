@@ -14,7 +14,7 @@ from ..arch import (
     PAGE_SHIFT,
     PFERR_PRESENT,
     PFERR_RSVD,
-    PT_PRESENT,
+    is_present,
 )
 from ..shadow.context import ShadowContext
 from ..shadow.pool import SPTE_PRESENT, ShadowPage
@@ -81,7 +81,7 @@ class PrefetchTakesAnything(Mutant):
             table = (self.memory.table64 if wide else self.memory.table32)(page.gfn)
             for step in range(1, min(8, 512 - (place & 511))):
                 gpte = table[(page.quadrant << 9 | place & 511) + step] if table else 0
-                if gpte & PT_PRESENT and not self.words[place + step] & SPTE_PRESENT:
+                if is_present(gpte) and not self.words[place + step] & SPTE_PRESENT:
                     rights = page.access & (gpte & (ACC_WRITE | ACC_USER) | ACC_EXEC)
                     gfn = (gpte & context.paging.frame_mask) >> PAGE_SHIFT
                     writable = bool(rights & ACC_WRITE)
@@ -111,6 +111,7 @@ class LargePagesLeftInPieces(Mutant):
 
     bug = "INVLPG of one address leaves the other pieces of a large page in the TLB"
     case = (27,)
+    dies = "stale"
 
     def _mutate(self) -> None:
         around(self.cache, "_may_map_large", lambda may, page: False)
@@ -121,6 +122,7 @@ class DirectoryEditsNotFlushed(Mutant):
 
     bug = "a change of an upper entry flushes nothing"
     case = (27,)
+    dies = "stale"
 
     def _mutate(self) -> None:
         around(self.cache, "_is_running", lambda is_running, page: False)
@@ -132,6 +134,7 @@ class StampedTooEarly(Mutant):
 
     bug = "a leaf is stamped with the epoch before the grant, which may flush"
     case = (27,)
+    dies = "stale"
 
     def _mutate(self) -> None:
         answer = self.faults.answer
@@ -152,6 +155,7 @@ class CodeNotDropped(Mutant):
 
     bug = "translated code of a frame stays when its bytes change"
     case = (22,)
+    dies = "claim"
 
     def _mutate(self) -> None:
         around(self.tlb, "changed", lambda changed, gfn: None)
@@ -162,6 +166,7 @@ class WritableAndExecutable(Mutant):
 
     bug = "a frame may be fetched from while a TLB lets stores to it through"
     case = (22,)
+    dies = "stale"
 
     def _mutate(self) -> None:
         def grant_exec(grant: Callable[[int, int], int], cpu: int, gfn: int) -> int:
@@ -179,6 +184,7 @@ class CheckedForOthersToo(Mutant):
 
     bug = "an entry is writable and executable though another vCPU runs the code"
     case = (22,)
+    dies = "stale"
 
     def _mutate(self) -> None:
         def grant_write(

@@ -77,6 +77,7 @@ class DirectPagesTearEachOtherDown(Mutant):
 
     bug = "the direct page is rebuilt each time its other user comes by"
     case = (2,)
+    dies = "claim"
 
     def _mutate(self) -> None:
         kept: dict[int, ShadowPage] = {}

@@ -14,6 +14,7 @@ class OldMappingsStayWritable(Mutant):
 
     bug = "a new table is not write-protected"
     case = (12, 22)
+    dies = "stale"
 
     def _mutate(self) -> None:
         around(self.cache, "write_protect", lambda protect, gfn: None)
@@ -24,6 +25,7 @@ class OneAliasProtected(Mutant):
 
     bug = "of a new table's mappings one loses its write right"
     case = (22,)
+    dies = "claim"
 
     def _mutate(self) -> None:
         def protect(_: Callable[..., None], gfn: int) -> None:
@@ -41,6 +43,7 @@ class TlbsNotFlushedOnProtect(Mutant):
 
     bug = "a new table is write-protected in the shadow tables and not in the TLBs"
     case = (12, 22)
+    dies = "stale"
 
     def _mutate(self) -> None:
         around(self.tlb, "protect", lambda protect, gfn: None)
@@ -51,6 +54,7 @@ class OtherVcpusNotFlushed(Mutant):
 
     bug = "a flush empties the TLB of the first vCPU only"
     case = (12,)
+    dies = "stale"
 
     def _mutate(self) -> None:
         host = self.tlb.host
@@ -106,6 +110,7 @@ class OnceATableAlwaysATable(Mutant):
 
     bug = "a frame that was a table is trapped for ever"
     case = (23,)
+    dies = "claim"
 
     def _mutate(self) -> None:
         around(self.cache, "_detect_flood", lambda detect, page: None)
@@ -130,6 +135,7 @@ class UseDoesNotCount(Mutant):
 
     bug = "a directory that is written now and then is thrown out though it is used"
     case = (24,)
+    dies = "claim"
 
     def _mutate(self) -> None:
         writes: dict[ShadowPage, int] = {}
@@ -147,6 +153,7 @@ class FlushOnEveryFault(Mutant):
 
     bug = "rights that only grow are flushed for"
     case = (24,)
+    dies = "claim"
 
     def _mutate(self) -> None:
         def set_leaf(set_leaf: Callable[[int, int], None], place: int, spte: int) -> None:

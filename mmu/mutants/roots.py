@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..api import Answer, PagingRegisters
+from ..api import Answer, PagingRegisters, TlbHost
 from ..arch import (
     CR0_PG,
+    Features,
     Levels,
 )
+from ..memory import Memory
 from ..shadow.context import ShadowContext
 from ..shadow.pool import ShadowPage
 from ..walker import read_pdptes
@@ -55,6 +57,8 @@ class InvlpgFollowsTheRoot(Mutant):
 
     bug = "INVLPG follows the root page, and there is none with paging off"
     case = (14,)
+    dies = "crash"
+    crash = AttributeError
 
     def invlpg(self, cpu: int, gva: int) -> None:
         """See :meth:`mmu.api.Mmu.invlpg`."""
@@ -97,6 +101,7 @@ class RootsAreRecycled(Mutant):
 
     bug = "the longest unused page goes even if a vCPU runs on it"
     case = (10,)
+    dies = "claim"
 
     def _mutate(self) -> None:
         instead(self.pool, "oldest_unpinned", lambda: next(iter(self.pool)))
@@ -108,6 +113,7 @@ class RootsNotPinned(Mutant):
 
     bug = "a root in use is not pinned"
     case = (10,)
+    dies = "audit"
 
     def _enter_root_page(self, context: ShadowContext) -> None:
         super()._enter_root_page(context)
@@ -121,10 +127,18 @@ class RootsNotPinned(Mutant):
 
 
 class PoolWithoutBound(Mutant):
-    """A guest that has the host's memory."""
+    """A guest that has the host's memory. (There is some beyond the bound, so that taking it is
+    no crash.)"""
 
     bug = "nothing is ever recycled"
     case = (10,)
+    dies = "audit"
+
+    def __init__(
+        self, memory: Memory, host: TlbHost, cpus: int, *, features: Features, pool: int
+    ) -> None:
+        super().__init__(memory, host, cpus, features=features, pool=64 * pool)
+        self.pool.bound = pool
 
     def _mutate(self) -> None:
         around(self.cache, "reserve", lambda reserve, pages: None)
@@ -135,6 +149,7 @@ class ParentsNotUnlinked(Mutant):
 
     bug = "a page is taken out and its parents' entries stay"
     case = (10,)
+    dies = "audit"
 
     def _mutate(self) -> None:
         def zap_page(zap: Callable[[ShadowPage], None], page: ShadowPage) -> None:
@@ -151,6 +166,7 @@ class ReverseMapLeaks(Mutant):
 
     bug = "a page is taken out and its entries stay in the reverse map"
     case = (10,)
+    dies = "audit"
 
     def _mutate(self) -> None:
         def zap_page(zap: Callable[[ShadowPage], None], page: ShadowPage) -> None:
@@ -167,6 +183,7 @@ class EverythingZappedOnCr3(Mutant):
 
     bug = "a load of CR3 throws all shadow pages away"
     case = (10,)
+    dies = "claim"
 
     def load(self, cpu: int, regs: PagingRegisters) -> None:
         """See :meth:`mmu.api.Mmu.load`."""
@@ -179,6 +196,8 @@ class TablesInNoMemoryCrash(Mutant):
 
     bug = "a table that lies in no memory is taken for one that does"
     case = (26,)
+    dies = "crash"
+    crash = IndexError
 
     def _mutate(self) -> None:
         def protect(protect: Callable[[int], None], gfn: int) -> None:

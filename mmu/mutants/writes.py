@@ -50,6 +50,7 @@ class AllQuadrantsZapped(Mutant):
 
     bug = "a write to a 32-bit table zaps the entry of that number in every quadrant"
     case = (6,)
+    dies = "claim"
 
     def _mutate(self) -> None:
         def zap_bytes(
@@ -78,6 +79,7 @@ class MisalignedStoreUnseen(Mutant):
 
     bug = "a store that is not aligned to an entry is taken for none"
     case = (7,)
+    dies = "stale"
 
     def _mutate(self) -> None:
         def guest_wrote(wrote: Callable[..., None], gpa: int, size: int, **more: int) -> None:
@@ -118,6 +120,7 @@ class HostWritesUnseen(Mutant):
 
     bug = "only the guest's own stores to its tables count"
     case = (13,)
+    dies = "stale"
 
     def written(self, gpa: int, size: int, source: str) -> None:
         """See :meth:`mmu.api.Mmu.written`."""

@@ -15,8 +15,9 @@ For the second, no address is walked: every entry is held against the guest entr
 for, given what its page's role says of the levels above, and every upper entry must lead to the
 page that the guest entry asks for. By induction from the roots that is a walk of every address.
 
-It costs a look at every entry of every shadow page, and serves tests and ``--audit``. Nothing in
-the guest's tables is changed by it.
+It costs a look at every entry of every shadow page, and serves tests and ``--audit``, which after
+most events looks only at what the event touched (see watch.py). Nothing in the guest's tables is
+changed by it.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from ..arch import (
     PT_NX,
     PT_PAGE_SIZE,
     PT_PKEY_SHIFT,
-    PT_PRESENT,
     PT_WRITABLE,
     Features,
     Levels,
     bits,
+    is_present,
     reserved_bits,
 )
 from ..walker import ALL_ONES
@@ -65,6 +66,9 @@ from .role import (
     WP,
     describe_role,
     gpte_of_spte,
+    make_role,
+    mode_of,
+    with_level,
 )
 
 if TYPE_CHECKING:
@@ -83,11 +87,12 @@ def audit(mmu: ShadowMmu) -> None:
     _check_entries(mmu)
     _check_reverse_map(mmu)
     _check_roots(mmu)
-    _check_bound(mmu)
+    check_bound(mmu)
     _check_code_rule(mmu)
 
 
-def _fail(number: int, mmu: ShadowMmu, what: str) -> NoReturn:
+def fail(number: int, mmu: ShadowMmu, what: str) -> NoReturn:
+    """Raise an InvariantError that says where every vCPU stands."""
     state = "; ".join(
         f"vCPU {cpu}: {context.paging.mode.name} CR3 {context.paging.regs.cr3:#x}"
         for cpu, context in enumerate(mmu.contexts)
@@ -96,44 +101,66 @@ def _fail(number: int, mmu: ShadowMmu, what: str) -> NoReturn:
 
 
 def _check_write_protection(mmu: ShadowMmu) -> None:
-    words = mmu.words
-    for gfn, pages in mmu.cache.tables.items():
-        if gfn in mmu.cache.unsync.came_from:
-            if any(page.level > 1 for page in pages):
-                _fail(1, mmu, f"gfn {gfn:x} is out of sync, and an upper table too")
-            continue
-        for place in mmu.cache.rmap_large.places(gfn >> 9):
-            _fail(1, mmu, f"table gfn {gfn:x} lies in the large page of {_where(mmu, place)}")
-        for place in mmu.cache.rmap.places(gfn):
-            if words[place] & SPTE_WRITABLE:
-                _fail(1, mmu, f"table gfn {gfn:x} is writable by {_where(mmu, place)}")
-        if mmu.tlb.may_be_writable(gfn):
-            _fail(1, mmu, f"table gfn {gfn:x} may be writable in a TLB")
+    for gfn in mmu.cache.tables:
+        check_table_protection(mmu, gfn)
+
+
+def check_table_protection(mmu: ShadowMmu, gfn: int) -> None:
+    """Check the first invariant for a frame that holds a table. O(aliases of the frame)."""
+    if gfn in mmu.cache.unsync.came_from:
+        if any(page.level > 1 for page in mmu.cache.tables[gfn]):
+            fail(1, mmu, f"gfn {gfn:x} is out of sync, and an upper table too")
+        return
+    for place in mmu.cache.rmap_large.places(gfn >> 9):
+        fail(1, mmu, f"table gfn {gfn:x} lies in the large page of {where(mmu, place)}")
+    for place in mmu.cache.rmap.places(gfn):
+        if mmu.words[place] & SPTE_WRITABLE:
+            fail(1, mmu, f"table gfn {gfn:x} is writable by {where(mmu, place)}")
+    if mmu.tlb.may_be_writable(gfn):
+        fail(1, mmu, f"table gfn {gfn:x} may be writable in a TLB")
 
 
 def _check_entries(mmu: ShadowMmu) -> None:
-    memory = mmu.memory
-    features = mmu.contexts[0].paging.features
     for page in mmu.pool:
-        if page.obsolete:
-            continue
-        may_be_stale = not page.direct and page.gfn in mmu.cache.unsync.came_from
         for place, spte in mmu.pool.entries(page):
-            index = place - page.base
-            if may_be_stale and _is_known_stale(mmu, memory, page, index):
-                continue
-            wrong = _wrong_entry(mmu, memory, features, page, index, spte)
-            if wrong:
-                _fail(2, mmu, f"{_where(mmu, page.base + index)}: {wrong}")
-    for cpu, context in enumerate(mmu.contexts):
-        first = mmu.pool.root_table(cpu)
-        for quarter in range(4):
-            spte = mmu.words[first + quarter]
-            if spte:
-                page = mmu.pool.page_of(spte)
-                wanted = context.directory_key(quarter)
-                if context.root_page is not None or wanted != (page.gfn, page.role):
-                    _fail(2, mmu, f"vCPU {cpu} root entry {quarter} leads to {page!r}")
+            check_entry(mmu, page, place - page.base, spte)
+    for cpu in range(mmu.pool.cpus):
+        check_root_table(mmu, cpu)
+
+
+def check_entry(mmu: ShadowMmu, page: ShadowPage, index: int, spte: int) -> None:
+    """Check the second invariant for one entry that is not empty."""
+    if page.obsolete:
+        return
+    memory = mmu.memory
+    may_be_stale = not page.direct and page.gfn in mmu.cache.unsync.came_from
+    if may_be_stale and _is_known_stale(mmu, memory, page, index):
+        return
+    features = mmu.contexts[0].paging.features
+    wrong = _wrong_entry(mmu, memory, features, page, index, spte)
+    if wrong:
+        fail(2, mmu, f"{where(mmu, page.base + index)}: {wrong}")
+
+
+def child_of(mmu: ShadowMmu, spte: int) -> ShadowPage:
+    """Return the page that an upper entry leads to, which must be there."""
+    page = mmu.pool.page_at((spte & SPTE_FRAME) >> 3)
+    if page is None:
+        fail(4, mmu, f"upper entry {spte:#x} leads to a page that is in the pool no more")
+    return page
+
+
+def check_root_table(mmu: ShadowMmu, cpu: int) -> None:
+    """Check the second invariant for the entries of a vCPU's root table."""
+    context = mmu.contexts[cpu]
+    first = mmu.pool.root_table(cpu)
+    for quarter in range(4):
+        spte = mmu.words[first + quarter]
+        if spte:
+            page = child_of(mmu, spte)
+            wanted = context.directory_key(quarter)
+            if context.root_page is not None or wanted != (page.gfn, page.role):
+                fail(2, mmu, f"vCPU {cpu} root entry {quarter} leads to {page!r}")
 
 
 def _wrong_entry(
@@ -150,12 +177,12 @@ def _wrong_entry(
     if page.direct:
         gfn = page.gfn + (index << 9 * (page.level - 1))
         if page.level > 1 and not spte & SPTE_LARGE:
-            return _wrong_child(mmu, spte, gfn, page.role - (1 << 3))
+            return _wrong_child(mmu, spte, gfn, with_level(page.role, page.level - 1))
         return _wrong_key(spte, page.pkey) or _wrong_leaf(
             mmu, spte, gfn, page.access, True, page.role
         )
     gpte = _guest_entry(memory, page, index)
-    if not gpte & PT_PRESENT:
+    if not is_present(gpte):
         return f"spte {spte:#x} present, guest entry {gpte:#x} not"
     large = bool(
         page.level > 1
@@ -179,10 +206,9 @@ def _wrong_entry(
         return _wrong_large(mmu, features, page, index, spte, gpte, rights)
     if spte & SPTE_LARGE:
         return f"large spte {spte:#x}, guest entry {gpte:#x} leads to a table"
-    child = mmu.pool.page_of(spte)
+    child = child_of(mmu, spte)
     quadrant = index & 1 if page.glevels == 2 else 0
-    mode = page.role & ~(bits(3, 11))
-    role = mode | page.level - 1 << 3 | quadrant << 6 | rights << 9
+    role = make_role(mode_of(page.role), page.level - 1, quadrant=quadrant, access=rights)
     if (child.gfn, child.role) != ((gpte & frame_mask) >> PAGE_SHIFT, role):
         return f"leads to {child!r}, guest entry {gpte:#x} asks for {describe_role(0, role)}"
     return ""
@@ -246,7 +272,7 @@ def _wrong_large(
         return _wrong_key(spte, _pkey(page, gpte)) or _wrong_leaf(
             mmu, spte, gfn, rights, _is_dirty(mmu.memory, page, gpte), page.role
         )
-    child = mmu.pool.page_of(spte)
+    child = child_of(mmu, spte)
     if not child.direct or child.gfn != gfn or child.level != page.level - 1:
         return f"leads to {child!r}, guest entry {gpte:#x} is a large page at gfn {gfn:x}"
     if child.pkey != _pkey(page, gpte):
@@ -255,7 +281,7 @@ def _wrong_large(
 
 
 def _wrong_child(mmu: ShadowMmu, spte: int, gfn: int, role: int) -> str:
-    child = mmu.pool.page_of(spte)
+    child = child_of(mmu, spte)
     if (child.gfn, child.role) != (gfn, role):
         return f"leads to {child!r}, not to {describe_role(gfn, role)}"
     return ""
@@ -312,15 +338,20 @@ def _check_reverse_map(mmu: ShadowMmu) -> None:
             elif spte & SPTE_PRESENT and not spte & SPTE_TRAP:
                 found.add(((spte & SPTE_FRAME) >> PAGE_SHIFT, place))
     for place, spte in uppers:
-        parents[mmu.pool.page_of(spte)].add(place)
-        if spte & 7 != SPTE_UPPER:
-            _fail(3, mmu, f"upper entry {spte:#x} at {_where(mmu, place)}")
+        parents[child_of(mmu, spte)].add(place)
+        check_upper(mmu, place, spte)
     for gfn, place in noted ^ found:
         side = "rmap only" if (gfn, place) in noted else "spte only"
-        _fail(3, mmu, f"gfn {gfn:x} and {_where(mmu, place)}: {side}")
+        fail(3, mmu, f"gfn {gfn:x} and {where(mmu, place)}: {side}")
     for page, places_found in parents.items():
         if page.parents != places_found:
-            _fail(3, mmu, f"{page!r} has parents {page.parents}, led to by {places_found}")
+            fail(3, mmu, f"{page!r} has parents {page.parents}, led to by {places_found}")
+
+
+def check_upper(mmu: ShadowMmu, place: int, spte: int) -> None:
+    """Check that an upper entry holds no right back: those are in the role of the page below."""
+    if spte & 7 != SPTE_UPPER:
+        fail(3, mmu, f"upper entry {spte:#x} at {where(mmu, place)}")
 
 
 def _check_roots(mmu: ShadowMmu) -> None:
@@ -330,31 +361,28 @@ def _check_roots(mmu: ShadowMmu) -> None:
         root = context.root_page
         if root is not None:
             if root not in pins:
-                _fail(4, mmu, f"vCPU {cpu} runs on {root!r}, which is in the pool no more")
+                fail(4, mmu, f"vCPU {cpu} runs on {root!r}, which is in the pool no more")
             pins[root] += 1
             if context.root != root.base:
-                _fail(4, mmu, f"vCPU {cpu} starts at {context.root}, not at {root!r}")
+                fail(4, mmu, f"vCPU {cpu} starts at {context.root}, not at {root!r}")
         for part, leaf in context.paths.items():
             if _leaf_page(mmu, context, part << 21) is not leaf:
-                _fail(4, mmu, f"vCPU {cpu} takes {leaf!r} for the way to {part << 21:#x}")
+                fail(4, mmu, f"vCPU {cpu} takes {leaf!r} for the way to {part << 21:#x}")
     for page, wanted in pins.items():
         if page.pins != wanted:
-            _fail(4, mmu, f"{page!r} is pinned {page.pins} times, run on by {wanted}")
-        if mmu.cache.find(page.gfn, page.role) is not page:
-            _fail(4, mmu, f"{page!r} is not found by its key")
-        if not page.direct and page not in mmu.cache.tables.get(page.gfn, ()):
-            _fail(4, mmu, f"{page!r} is not among the tables of its frame")
+            fail(4, mmu, f"{page!r} is pinned {page.pins} times, run on by {wanted}")
+        check_key(mmu, page)
     for page in standing:
         if any((p := mmu.pool.page_at(place)) and p.obsolete for place in page.parents):
-            _fail(4, mmu, f"{page!r} is led to by a page that is obsolete")
+            fail(4, mmu, f"{page!r} is led to by a page that is obsolete")
     for page in mmu.cache.obsolete:
         if any((p := mmu.pool.page_at(q)) is None or not p.obsolete for q in page.parents):
-            _fail(4, mmu, f"obsolete {page!r} is still led to")
+            fail(4, mmu, f"obsolete {page!r} is still led to")
     if len(mmu.cache.pages) != len(pins):
-        _fail(4, mmu, "there are keys without a page")
+        fail(4, mmu, "there are keys without a page")
     tables = sum(len(pages) for pages in mmu.cache.tables.values())
     if tables != sum(not page.direct for page in pins):
-        _fail(4, mmu, "a recycled page still stands for a table")
+        fail(4, mmu, "a recycled page still stands for a table")
 
 
 def _leaf_page(mmu: ShadowMmu, context: ShadowContext, gva: int) -> ShadowPage | None:
@@ -368,22 +396,31 @@ def _leaf_page(mmu: ShadowMmu, context: ShadowContext, gva: int) -> ShadowPage |
     return mmu.pool.page_at(place)
 
 
-def _check_bound(mmu: ShadowMmu) -> None:
+def check_key(mmu: ShadowMmu, page: ShadowPage) -> None:
+    """Check that a page is found by its key, and by its frame if it stands for a table."""
+    if mmu.cache.find(page.gfn, page.role) is not page:
+        fail(4, mmu, f"{page!r} is not found by its key")
+    if not page.direct and page not in mmu.cache.tables.get(page.gfn, ()):
+        fail(4, mmu, f"{page!r} is not among the tables of its frame")
+
+
+def check_bound(mmu: ShadowMmu) -> None:
+    """Check the fifth invariant."""
     if len(mmu.pool) > mmu.pool.bound:
-        _fail(5, mmu, f"more than {mmu.pool.bound} shadow pages")
+        fail(5, mmu, f"more than {mmu.pool.bound} shadow pages")
 
 
 def _check_code_rule(mmu: ShadowMmu) -> None:
     for gfn in mmu.tlb.writable_and_executable():
-        _fail(6, mmu, f"gfn {gfn:x} is writable in a TLB and executable in one")
+        fail(6, mmu, f"gfn {gfn:x} is writable in a TLB and executable in one")
 
 
-def _where(mmu: ShadowMmu, place: int) -> str:
+def where(mmu: ShadowMmu, place: int) -> str:
+    """Return a place in words."""
     page = mmu.pool.page_at(place)
     if page is None:
         return f"root table of vCPU {place >> 9}, entry {place & 511}"
     return f"{page!r} entry {place & 511}"
 
 
-__all__ = ["audit"]
 assert ROLE_BITS >= 22 and ACC_WRITE == PT_WRITABLE == SPTE_WRITABLE  # the layouts meet here

@@ -63,6 +63,7 @@ from .pool import (
     ShadowPage,
 )
 from .role import describe_role, make_role, mode_bits
+from .watch import Watch
 
 
 class ShadowMmu:
@@ -452,3 +453,7 @@ class ShadowMmu:
     def check(self) -> None:
         """See :meth:`mmu.api.Mmu.check`. O(shadow pages)."""
         audit(self)
+
+    def watch(self) -> Watch:
+        """Return an audit of what each event touches; from now on."""
+        return Watch(self)

@@ -74,6 +74,11 @@ class Rmap:
         slots = self.slots[first : first + SLOTS]
         return (*(slot - 1 for slot in slots if slot), *self._more.get(gfn, ()))
 
+    def names(self, gfn: int, place: int) -> bool:
+        """Return whether the spte at ``place`` is noted for ``gfn``."""
+        first = SLOTS * gfn
+        return place + 1 in self.slots[first : first + SLOTS] or place in self._more.get(gfn, ())
+
     def items(self) -> Iterator[tuple[int, int]]:
         """Yield every (gfn, place)."""
         for index in nonzero(self.slots):

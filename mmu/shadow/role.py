@@ -10,23 +10,55 @@ else that decides what the 512 entries say. That is the *role*, one int, compare
      pkey   pke   pse  smap  smep  wp   nxe  access  direct  quadrant  level  glevels
             &!wp       &!wp  &!wp            u w x
 
-glevels   levels of the guest's tables: 0 real mode or paging off, 2 32-bit, 3 PAE, 4, 5
-level     which level of the *shadow* tables this page is: 1 maps 4 KiB pages
-quadrant  which part of the guest's table this page stands for (see below)
+In that order:
+
+pkey      of a direct page: the protection key of the large page that it maps, as two large pages
+          may map the same frames with different keys; 0 for all others
+pke&!wp   CR4.PKE without CR0.WP, see *what WP = 0 does to entries* below
+pse       CR4.PSE: whether PS in a 32-bit directory entry means anything
+smap&!wp  CR4.SMAP without CR0.WP, see below
+smep&!wp  CR4.SMEP without CR0.WP, see below
+wp        CR0.WP: with it, nobody writes to a read-only page; without it, a supervisor does
+nxe       EFER.NXE: whether bit 63 of an entry forbids fetches or is reserved
+access    what the guest's entries *above* this table allow together: user, write, execute. Two
+          directories may point to one table with different rights; the entries below differ, so
+          the pages must (CVE-2021-38198 was the want of this). Of a direct page: what the large
+          entry that it maps allows, together with those above it; W only if that entry is dirty,
+          or its D would never be set when somebody writes
 direct    there is no guest table: the page maps a linear range of guest memory, because paging
           is off or because a large guest page is mapped in small ones ("metaphysical" in 2007)
-access    what the guest's entries *above* this table allow together. Two directories may point
-          to one table with different rights; the entries below differ, so the pages must
-          (CVE-2021-38198 was the want of this).
-nxe       EFER.NXE: whether bit 63 of an entry forbids fetches or is reserved
-wp        CR0.WP: without it a supervisor may write to read-only pages, and the entries say so
-smep&!wp  such an entry was made from a user page and says "supervisor, writable"; under SMEP it
-          must not be executable
-smap&!wp  under SMAP no such entry may exist at all
-pke&!wp   nor with protection keys on, which are asked for user pages only
-pse       CR4.PSE: whether PS in a 32-bit directory entry means anything
-pkey      of a direct page: the protection key of the large page that it maps, as two large pages
-          may map the same frames with different keys
+quadrant  which part of the guest's table this page stands for (see below)
+level     which level of the *shadow* tables this page is: 1 maps 4 KiB pages
+glevels   levels of the guest's tables: 0 real mode or paging off, 2 32-bit, 3 PAE, 4, 5
+
+**What WP = 0 does to entries.** Shadow entries are followed as hardware with CR0.WP = 1 follows
+them. So when a guest with CR0.WP = 0 writes, as supervisor, to a *user's read-only* page, no entry
+can say that a supervisor may write here and user mode only read. The entry is then made a
+supervisor's writable one, and user mode, which faults on it, has it turned back. It does not look
+like a user page any more, and that is what the bits with &!wp are for: under SMEP it must not be
+executable, as a supervisor may not fetch from a user page; under SMAP and with protection keys,
+which are asked for user pages only, it may not be there at all. With CR0.WP = 1 there are no such
+entries, and the three bits stay 0, so that pages are shared.
+
+Two keys to read against the bit map. A page table of a 32-bit guest with CR0.WP and CR4.PSE, its
+quadrant 1, all rights above it::
+
+    1    0    0    1   0    111     0       01        001    010    = 0x12e4a
+    pse  smap smep wp  nxe  access  direct  quadrant  level  glevels
+
+>>> from mmu.arch import CR0_PG
+>>> mode = mode_bits(CR0_PG | CR0_WP, CR4_PSE, 0)
+>>> hex(make_role(mode, 1, quadrant=1))
+'0x12e4a'
+
+And the same table, gfn 0x1f, reached through a directory entry without W: another key, so another
+page, whose leaves cannot be writable. (In 2007 both were one page: the first to come decided.)
+
+>>> through_rw, through_ro = make_role(mode, 1), make_role(mode, 1, access=ACC_USER | ACC_EXEC)
+>>> hex(through_rw), hex(through_ro)
+('0x12e0a', '0x12a0a')
+>>> describe_role(0x1f, through_ro)
+'gfn 1f l1 4-byte q0 -ux wp pse'
 
 **Quadrants.** A 32-bit guest's table has 1,024 entries of 4 bytes in its page, a shadow page 512
 of 8. So one guest table needs several shadow pages, each standing for a part of it::
@@ -34,6 +66,25 @@ of 8. So one guest table needs several shadow pages, each standing for a part of
                         guest table               shadow page            parts
     page table          1,024 x 4 KiB = 4 MiB     512 x 4 KiB = 2 MiB    2
     page directory      1,024 x 4 MiB = 4 GiB     512 x 2 MiB = 1 GiB    4
+
+The shadow tables are one level deeper than the guest's: above the four parts of the directory
+stands a *root table* of four entries, a gigabyte each, which is the vCPU's own and stands for no
+guest table at all. The frame in CR3 so has up to four shadow pages, each page table two::
+
+    address   31 30      29 ... 21          20 ... 12          11 ... 0
+              quarter    shadow directory   shadow table       offset
+
+              root table            directory pages             table pages
+              (of the vCPU)         (gfn of CR3)                (gfn in the guest's entry)
+              0  ---------------->  q0: guest entries 0-255
+              1  ---------------->  q1: 256-511
+              2  ---------------->  q2: 512-767
+              3  ---------------->  q3: 768-1023, in it
+                                      0, of 768  ------------>  q0: guest entries 0-511
+                                      1, of 768  ------------>  q1: 512-1023
+                                      2, of 769  -----> q0 of the next table
+                                      3, of 769  -----> q1 of that
+                                      ...
 
 A guest directory entry covers 4 MiB and a shadow one 2 MiB, so *two* shadow directory entries
 come from each guest entry, one for either half of the table that it points to.
@@ -50,6 +101,10 @@ where entry 1 is entry 1.
 ([4, 5], [])
 >>> list(sptes_of_gpte(513, 1, quadrant=1))
 [1]
+
+PAE and long mode have no quadrants: their entries have 8 bytes, as ours have, 512 fill a page, and
+one shadow page stands for one guest table. (PAE uses the root table too, for its four PDPTE
+registers: each leads to a directory of its own.)
 """
 
 from __future__ import annotations
@@ -84,6 +139,9 @@ PKEY_SHIFT = 18
 
 ROLE_BITS = 24
 """A key is ``gfn << ROLE_BITS | role``."""
+
+_LEVEL_MASK = 7 << LEVEL_SHIFT
+_MODE_MASK = GLEVELS_MASK | NXE | WP | SMEP_ANDNOT_WP | SMAP_ANDNOT_WP | PSE | PKE_ANDNOT_WP
 
 # The rights must fit the field as they are.
 assert ACC_ALL == 7
@@ -131,6 +189,20 @@ def make_role(
         | access << ACCESS_SHIFT
         | pkey << PKEY_SHIFT
     )
+
+
+def mode_of(role: int) -> int:
+    """Return the part of a role that :func:`mode_bits` made."""
+    return role & _MODE_MASK
+
+
+def with_level(role: int, level: int) -> int:
+    """Return the same role at another level.
+
+    >>> describe_role(0, with_level(make_role(Levels.NONE, 2, direct=True), 1))
+    'gfn 0 l1 no-paging q0 direct wux'
+    """
+    return role & ~_LEVEL_MASK | level << LEVEL_SHIFT
 
 
 def glevels_of(role: int) -> int:

@@ -205,10 +205,11 @@ def test_our_own_options():
     options = run(
         "guest:hello --mmu uncached --shadow-pages 8 --audit --timeout 2.5 --max-insns 1000000 "
         "--quantum 100 --seed 7 --json out.json --summary --format flat32 --address 0x100000 "
-        "--entry 0x100010 -d mmu,int -D log.txt -display none"
+        "--entry 0x100010 --audit-slices -d mmu,int -D log.txt -display none"
     )
     assert options.warnings == []
     assert (options.mmu, options.shadow_pages, options.audit) == ("uncached", 8, True)
+    assert options.audit_slices
     assert (options.timeout, options.max_insns, options.quantum) == (2.5, 1_000_000, 100)
     assert (options.seed, options.json, options.summary) == (7, "out.json", True)
     assert (options.format, options.address, options.entry) == ("flat32", 0x100000, 0x100010)

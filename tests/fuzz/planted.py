@@ -29,6 +29,23 @@ class Deaf(ShadowMmu):
             super().written(gpa, size, source)
 
 
+class PiecesUnremembered(ShadowMmu):
+    """Answers a supervisor's write to a user's read-only page under SMAP or keys without an spte:
+    right for a small page, but the pieces of a large one stay in the TLB over INVLPG of another."""
+
+    def __init__(self, *args, **keywords):
+        super().__init__(*args, **keywords)
+        self.faults._grant_unremembered = self._grant
+
+    def _grant(self, cpu, *rest):
+        found = rest[-1]
+        gpa = found.frame << 12
+        slot = self.memory.slot_at(gpa)
+        if self.cache.is_protected(found.frame) or slot is None or slot.kind != "ram":
+            return gpa | 11
+        return gpa | self.tlb.grant_write(cpu, found.frame, False)
+
+
 class Dies(ShadowMmu):
     """Takes the process along at its third INVLPG."""
 

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
 
 import pytest
 
 from emu.errors import UsageError
 from emu.fuzz import main
 from emu.fuzz.campaign import Campaign, InlineExecutor, local_executor, replay
-from emu.fuzz.case import Failure, read, save
+from emu.fuzz.case import Failure, Result, read, save
 from emu.fuzz.minimise import minimise
+from emu.fuzz.mmu import CHUNK
 
 HALF_ZAP = {"mmu": "tests.fuzz.planted:HalfZap"}
 
@@ -41,6 +45,121 @@ def test_a_worker_that_dies_is_a_failure_of_one_case():
 def test_time_ends_a_campaign():
     totals = Campaign("mmu", 0, {}, InlineExecutor, width=1).run(seconds=0.01)
     assert totals.cases == 4  # one chunk
+
+
+class LikeDask(InlineExecutor):
+    """Dask's executor, in signature and in how a death is told."""
+
+    shut = None
+
+    def shutdown(self, wait=True):  # no cancel_futures
+        LikeDask.shut = wait
+
+    def submit(self, fn, *args, **kwargs):
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            LikeDask.submitted = args
+
+
+class KilledWorker(Exception):
+    """What `distributed.scheduler` raises, by its name."""
+
+
+class KillsTheFourth(LikeDask):
+    def submit(self, fn, *args, **kwargs):
+        _, _, first, count, _ = args
+        if first <= 3 < first + count:
+            future = Future()
+            future.set_exception(KilledWorker("task", "worker"))
+            return future
+        return super().submit(fn, *args, **kwargs)
+
+
+def test_an_executor_of_dasks_signature_will_do():
+    assert told(campaign({}, LikeDask, 2, 6)) == told(campaign({}, InlineExecutor, 1, 6))
+    assert LikeDask.shut is False
+
+
+def test_a_death_is_known_by_dasks_name_for_it_too():
+    totals = campaign({}, KillsTheFourth, 2, 6)
+    assert totals.cases == 6
+    assert [(r.number, r.failure.kind) for r in totals.failures] == [(3, "process died")]
+
+
+class NeverDone(InlineExecutor):
+    """Does the first chunk, and keeps the rest waiting."""
+
+    def __init__(self):
+        self.futures = []
+
+    def submit(self, fn, *args, **kwargs):
+        future = super().submit(fn, *args, **kwargs) if not self.futures else Future()
+        self.futures.append(future)
+        return future
+
+
+def test_what_is_under_way_is_cancelled_when_a_campaign_is_broken_off():
+    executor = NeverDone()
+
+    def interrupted(totals):
+        if totals.cases:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Campaign("mmu", 0, {}, lambda: executor, width=3, on_progress=interrupted).run(cases=40)
+    assert len(executor.futures) > 2
+    assert all(future.cancelled() for future in executor.futures[1:])
+
+
+def test_dask_itself():
+    distributed = pytest.importorskip("distributed")
+    inline = campaign(HALF_ZAP, InlineExecutor, 1, 8)
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        spread = campaign(HALF_ZAP, lambda: client.get_executor(pure=False), 3, 8)
+    assert told(inline) == told(spread)
+
+
+class Slow(InlineExecutor):
+    """A worker that takes a chunk at a time, each case a second by its clock."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.queue = []
+
+    def submit(self, fn, target, seed, first, count, options):
+        future = Future()
+        future.cases = count
+        future.result = partial(self.finish, future)
+        self.queue.append(future)
+        return future
+
+    def finish(self, future, timeout=None):
+        """Work until `timeout` is over or the future done."""
+        if not self.queue[0].running():
+            self.queue[0].set_running_or_notify_cancel()
+            self.left = self.queue[0].cases
+        step = min(timeout, self.left)
+        self.clock[0] += step
+        self.left -= step
+        if self.left > 0:
+            raise FutureTimeout
+        self.queue.remove(future)
+        return [Result(0, 1, None, None)] * future.cases
+
+
+@pytest.mark.parametrize("seconds", [5, 20, 60])
+@pytest.mark.parametrize("width", [3, 18])
+def test_a_campaign_ends_in_time(monkeypatch, seconds, width):
+    clock = [0.0]
+    monkeypatch.setattr("emu.fuzz.campaign.time.monotonic", lambda: clock[0])
+    totals = Campaign("mmu", 0, {}, lambda: Slow(clock), width=width).run(seconds=seconds)
+    assert seconds - 2 <= totals.seconds <= seconds + CHUNK
 
 
 def test_a_reproducer_goes_round_by_file(tmp_path):

@@ -58,6 +58,16 @@ def test_a_planted_bug_is_found_and_made_small(bug):
     assert mmu.replay(sound) is None
 
 
+def test_pieces_of_a_large_page_left_by_invlpg_are_found():
+    """Under CR0.WP = 0 with SMAP or protection keys, where no spte may say what was granted."""
+    for number in range(40):
+        options = {"mmu": "tests.fuzz.planted:PiecesUnremembered", "theme": "pieces"}
+        failure = mmu.run(3, number, options).failure
+        if failure is not None:
+            break
+    assert failure is not None and failure.kind == "stale entry", failure
+
+
 @pytest.mark.parametrize("path", REPRODUCERS, ids=lambda path: path.stem)
 def test_what_was_found_once_is_found_no_more(path):
     case, _ = read(path)

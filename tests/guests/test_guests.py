@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ PLUG_INS: dict[str, dict[str, Any]] = {
     "interpreted": {"mmu": "shadow", "jit": "off"},
     "uncached": {"mmu": "uncached"},
     "audit": {"mmu": "shadow", "audit": True},
+    "audit-slices": {"mmu": "shadow", "audit": "slices"},
+    "lockstep": {"mmu": "lockstep"},
     "pool-8": {"mmu": "shadow", "shadow_pages": 8},
     "native": {"mmu": "native"},
 }
@@ -47,7 +50,10 @@ def test_idle_vcpus_do_not_show(guest: Guest, cpus: int) -> None:
 
 
 @pytest.mark.parametrize("quantum", [{}, {"quantum": 701}], ids=["default", "short"])
-@pytest.mark.parametrize("plug_in", ["shadow", "uncached", "audit", "pool-8"])
+@pytest.mark.parametrize(
+    "plug_in",
+    ["shadow", "uncached", "audit", "audit-slices", "lockstep", "pool-8"],
+)
 @pytest.mark.parametrize("cpus", [1, 2, 4])
 @pytest.mark.parametrize("guest", TOGETHER, ids=lambda guest: guest.name)
 def test_the_number_of_vcpus_does_not_show(
@@ -55,6 +61,23 @@ def test_the_number_of_vcpus_does_not_show(
 ) -> None:
     options = {**PLUG_INS[plug_in], **quantum, "cpus": cpus}
     assert run(guest, options) == (guest.expected, guest.exit_code)
+
+
+def seconds_of(guest: Guest, options: dict[str, Any]) -> float:
+    with Machine(kernel=guest.path, memory=guest.memory, **options) as machine:
+        started = time.process_time()
+        machine.run(timeout=250)
+        return time.process_time() - started
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("audit", [True, "slices"])
+@pytest.mark.parametrize("guest", GUESTS.values(), ids=list(GUESTS))
+def test_an_audit_costs_less_than_thirty_plain_runs(guest: Guest, audit: bool | str) -> None:
+    plain = min(seconds_of(guest, {}) for _ in range(3))
+    audited = min(seconds_of(guest, {"audit": audit}) for _ in range(2))
+    print(f"{guest.name}: {plain:.3f} s, audited {audited:.3f} s, {audited / plain:.1f} times")
+    assert audited < 30 * plain
 
 
 @pytest.mark.parametrize("guest", TOGETHER, ids=lambda guest: guest.name)

@@ -15,6 +15,8 @@ KINDS = {0: 0, 2: 1, 16: 2}
 class CompiledFirst(ShadowMmu):
     """`hits` counts the answers of `hit`, `asked` the questions."""
 
+    hit = staticmethod(hit)
+
     def __init__(self, memory, host, cpus, *, features, pool):
         super().__init__(memory, host, cpus, features=features, pool=pool)
         self.vcpu_blocks = [self.block(cpu) for cpu in range(cpus)]
@@ -26,7 +28,7 @@ class CompiledFirst(ShadowMmu):
             self.asked += 1
             signed = gva - (1 << 64) if gva >> 63 else gva
             block = self.vcpu_blocks[cpu].address
-            answer = hit(block, signed, KINDS[access & 18], access >> 2 & 1)
+            answer = self.hit(block, signed, KINDS[access & 18], access >> 2 & 1)
             if answer:
                 self.hits += 1
                 return answer

@@ -36,15 +36,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+from emu.fuzz import sdm
+from emu.fuzz.sdm import PAT_LARGE, PCD, PS, PWT, RW, US, XD, A, Access, Cpuid, D, G, P, Regs
 from mmu.api import NotCanonical, PageFault, make_mmu
 from mmu.arch import Features
 from mmu.memory import Memory
 from mmu.walker import Context, pdptes_valid, set_accessed_dirty, walk
 
-from . import sdm
 from .compiled_first import CompiledFirst
 from .rig import ALL_ACCESSES, MODES, ModelTlb, access_bits, paging_registers
-from .sdm import PAT_LARGE, PCD, PS, PWT, RW, US, XD, A, Access, Cpuid, D, G, P, Regs
 
 RAM = 16 << 20
 TABLES = 0x10000  # the table of level n lies at TABLES + n * 0x1000

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from emu.fuzz import sdm
+from emu.fuzz.sdm import Access, Cpuid, Regs, Translation, Verdict
 from mmu.api import (
     FRAME_MASK,
     MAP_EXEC,
@@ -30,9 +32,7 @@ from mmu.arch import Features
 from mmu.memory import Memory
 from mmu.walker import pdptes_valid
 
-from . import sdm
 from .model_tlb import ModelTlb
-from .sdm import Access, Cpuid, Regs, Translation, Verdict
 from .tables import Tables
 
 RAM = 16 << 20
@@ -95,6 +95,14 @@ class Device:
         self.writes.append((offset, size, value))
 
 
+class WrongAnswer(AssertionError):
+    """A guest sees it: another fault, frame, A or D than the SDM's, or a store not trapped."""
+
+
+class StaleEntry(AssertionError):
+    """A TLB holds, or the plug-in lets somebody keep, what it must not."""
+
+
 class WatchedMemory(Memory):
     """Memory that says so before its bytes change."""
 
@@ -113,8 +121,9 @@ class Rig:
     """A machine without processors: registers, memory, TLBs, and the plug-in under test.
 
     RAM from 0 to 16 MiB, ROM at `ROM`, a device at `DEVICE`, nothing elsewhere. `checked` counts
-    the accesses compared with the SDM. What happens is also told to `on_load`, `on_access` and
-    `on_store`, for who wants to do the same elsewhere.
+    the accesses compared with the SDM. Without `audit`, only what a guest could see is found. What
+    happens is also told to `on_load`, `on_access` and `on_store`, for who wants to do the same
+    elsewhere.
     """
 
     def __init__(
@@ -126,7 +135,9 @@ class Rig:
         memory=None,
         policy="",
         la57=True,
+        audit=True,
     ):
+        self._audit = audit
         self.cpuid = cpuid
         self.features = Features(
             phys_bits=cpuid.m, pse36=cpuid.pse36, gbpages=cpuid.page1gb, la57=la57
@@ -201,11 +212,7 @@ class Rig:
             self.load(cpu, regs)
             return
         pdptes = self.pdptes[cpu]
-        if regs.mode == "pae" and (
-            old.mode != "pae"
-            or regs == old
-            or (regs.cr3, regs.pse, regs.pge, regs.smep) != (old.cr3, old.pse, old.pge, old.smep)
-        ):
+        if sdm.loads_pdptes(old, regs):
             base = regs.cr3 & 0xFFFF_FFE0
             pdptes = tuple(self.peek(base + 8 * i, 8) for i in range(4))
             refused = sdm.pdptes_fault(pdptes, self.cpuid)
@@ -241,7 +248,8 @@ class Rig:
             self.tlb.invlpg(cpu, gva)
         for entry in self.tlb.entries[cpu].values():
             stale = self._what_is_stale(cpu, entry)
-            assert not stale, f"after INVLPG {gva:#x} on vCPU {cpu} {entry} is stale: {stale}"
+            if stale:
+                raise StaleEntry(f"after INVLPG {gva:#x} on vCPU {cpu} {entry}: {stale}")
         self.settle()
 
     def full_flush(self, cpu=0):
@@ -274,13 +282,15 @@ class Rig:
         answer = self.mmu.translate(cpu, gva, access_bits(access))
         self.checked += 1
         wrong = self._what_is_wrong(gva, access, cpu, verdict, before, answer)
-        assert not wrong, wrong
+        if wrong:
+            raise WrongAnswer(wrong)
         self.on_access(cpu, gva, access, answer)
         if isinstance(answer, int):
             self._check_rights(answer, access)
             entry = self.tlb.grant(cpu, gva, access, answer)
             too_much = self._what_is_stale(cpu, entry)
-            assert not too_much, f"{entry} granted for a {access}: {too_much}"
+            if too_much:
+                raise WrongAnswer(f"{entry} granted for a {access}: {too_much}")
             if hasattr(self.mmu, "keeps") and self.mmu.keeps(cpu, gva):
                 self._check_kept()
                 self.kept[cpu, entry.page, access] = entry
@@ -320,16 +330,19 @@ class Rig:
         """The rights of a mapping: enough, no more than the access asks, rightly trapped."""
         frame = mapping & FRAME_MASK
         need = {"r": MAP_READ, "w": MAP_WRITE, "x": MAP_EXEC}[access.what]
-        assert mapping & need, f"{mapping:#x} does not allow a {access}"
+        if not mapping & need:
+            raise WrongAnswer(f"{mapping:#x} does not allow a {access}")
         may = {"r": MAP_READ, "w": MAP_READ | MAP_WRITE | MAP_EXEC, "x": MAP_READ | MAP_EXEC}
-        assert not mapping & 7 & ~may[access.what], f"{mapping:#x} allows more than a {access}"
+        if mapping & 7 & ~may[access.what]:
+            raise WrongAnswer(f"{mapping:#x} allows more than a {access}")
         slot = self.memory.slot_at(frame)
         kind = slot.kind if slot is not None else "hole"
         if kind in ("mmio", "hole"):
             trap = True
         else:
             trap = access.what == "w" and (kind == "rom" or self.is_protected(frame >> 12))
-        assert bool(mapping & MAP_TRAP) == trap, f"{mapping:#x}: trap of {kind} should be {trap}"
+        if bool(mapping & MAP_TRAP) != trap:
+            raise WrongAnswer(f"{mapping:#x}: trap of {kind} should be {trap}")
 
     def may(self, gva, access=READ, cpu=0):
         """Make an access that must succeed; returns the guest-physical address."""
@@ -391,10 +404,12 @@ class Rig:
     def store_unseen(self, cpu, mapping, gpa, piece):
         """A store by a TLB entry that is not trapped: straight into the buffer."""
         gfn = gpa >> 12
-        assert not self.is_protected(gfn), f"a store to {gpa:#x}, a live table, goes unseen"
+        if self.is_protected(gfn):
+            raise StaleEntry(f"a store to {gpa:#x}, a live table, goes unseen")
         for other, frames in enumerate(self.tlb.code):
             checked = mapping & MAP_EXEC and other == cpu
-            assert gfn not in frames or checked, f"vCPU {other} has stale code from {gpa:#x}"
+            if gfn in frames and not checked:
+                raise StaleEntry(f"vCPU {other} has stale code from {gpa:#x}")
         self.remember()
         slot = self.memory.slot_at(gpa)
         assert slot.kind == "ram", slot
@@ -427,10 +442,12 @@ class Rig:
         for (cpu, page, access), entry in self.kept.items():
             verdict = self.predict(page, access, cpu)
             unseen = entry.mapping & (MAP_WRITE | MAP_TRAP) == MAP_WRITE
-            assert not (unseen and self.is_protected(entry.gfn)), f"{entry} is kept"
-            assert verdict.fault is None and verdict.frame == entry.gfn, (
-                f"{entry} of vCPU {cpu} is kept at version {self._kept_at}: {verdict}"
-            )
+            if unseen and self.is_protected(entry.gfn):
+                raise StaleEntry(f"{entry} is kept")
+            if verdict.fault is not None or verdict.frame != entry.gfn:
+                raise StaleEntry(
+                    f"{entry} of vCPU {cpu} is kept at version {self._kept_at}: {verdict}"
+                )
 
     def _forget_kept(self, cpu):
         for key in [key for key in self.kept if key[0] == cpu]:
@@ -447,18 +464,21 @@ class Rig:
 
     def settle(self):
         """Audit, and look for what no TLB may hold."""
-        self.mmu.check()
+        if self._audit:
+            self.mmu.check()
         self._check_kept()
         writers = list(self.tlb.held(MAP_WRITE))
         for cpu, entry in writers:
-            assert not self.is_protected(entry.gfn), f"vCPU {cpu}: {entry} lets stores through"
+            if self.is_protected(entry.gfn):
+                raise StaleEntry(f"vCPU {cpu}: {entry} lets stores through")
         by_gfn = {}
         for cpu, entry in writers:
             by_gfn.setdefault(entry.gfn, []).append((cpu, entry))
         for cpu, entry in self.tlb.held(MAP_EXEC):
             for other, by in by_gfn.get(entry.gfn, ()):
                 checked = by.mapping & MAP_EXEC and other == cpu
-                assert checked, f"{entry} on vCPU {cpu} and {by} on vCPU {other}: W and X"
+                if not checked:
+                    raise StaleEntry(f"{entry} on vCPU {cpu} and {by} on vCPU {other}: W and X")
 
     def _what_is_stale(self, cpu, entry):
         """What a TLB entry allows and neither the tables nor a possible translation do, or ""."""

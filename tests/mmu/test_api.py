@@ -75,14 +75,47 @@ def test_a_pool_too_small(memory):
     assert make_mmu("shadow", memory, ModelTlb(1)).pool.bound == DEFAULT_POOL
 
 
-def test_audited_checks_after_each_call_and_is_otherwise_the_plugin(memory):
+def test_audited_is_otherwise_the_plugin_and_without_compiled_code(memory):
     mmu = make_mmu("shadow", memory, ModelTlb(1), audit=True)
     assert isinstance(mmu, Audited)
     assert mmu.name == "shadow"
     assert mmu.pool is mmu.inner.pool
     assert not hasattr(mmu, "block"), "compiled code would answer unaudited"
-    checks = []
-    mmu.inner.check = lambda: checks.append(1)
+
+
+def test_audited_tells_the_watch_of_each_call(memory):
+    mmu = make_mmu("shadow", memory, ModelTlb(1), audit=True)
+    told = []
+    for name in ("everything", "event", "loaded", "translated", "written"):
+        setattr(mmu.watcher, name, lambda *arguments, name=name: told.append(name))
+    mmu.load(0, PagingRegisters(0x11, 0, 0, 0))
+    mmu.translate(0, 0x1000, 0)
+    mmu.invlpg(0, 0x1000)
+    mmu.flushed(0)
+    mmu.written(0x1000, 4, "guest")
+    mmu.remapped()
+    mmu.check()
+    memory.write(0x2000, 4, 1, "device")
+    assert told == [
+        *("loaded", "translated", "event", "event", "written"),
+        *("everything", "everything", "written"),
+    ]
+
+
+class OnlyChecks(UncachedMmu):
+    """A plug-in without a watch."""
+
+    def __init__(self, *args, **keywords):
+        super().__init__(*args, **keywords)
+        self.checks = []
+
+    def check(self):
+        self.checks.append(1)
+
+
+def test_a_plugin_without_a_watch_is_checked_after_each_call(memory):
+    mmu = Audited(make_mmu("tests.mmu.test_api:OnlyChecks", memory, ModelTlb(1)))
+    checks = mmu.inner.checks
     mmu.load(0, PagingRegisters(0x11, 0, 0, 0))
     mmu.translate(0, 0x1000, 0)
     mmu.invlpg(0, 0x1000)
@@ -91,8 +124,6 @@ def test_audited_checks_after_each_call_and_is_otherwise_the_plugin(memory):
     mmu.remapped()
     mmu.check()
     assert len(checks) == 7
-    memory.write(0x2000, 4, 1, "device")
-    assert len(checks) == 8
 
 
 @pytest.mark.parametrize(

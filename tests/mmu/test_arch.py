@@ -7,12 +7,12 @@ from itertools import product
 
 import pytest
 
+from emu.fuzz import sdm
+from emu.fuzz.sdm import Access, Cpuid
 from mmu import arch
 from mmu.arch import Features, Levels
 
-from . import sdm
 from .rig import ALL_ACCESSES, MODES, access_bits, paging_registers
-from .sdm import Access, Cpuid
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from itertools import product
 
+from emu.fuzz.sdm import RW, A, D, G, P
+
 from .rig import FETCH, PAGED, READ, USER_WRITE, WRITE
-from .sdm import RW, A, D, G, P
 from .tables import USER_RW
 
 HOT = USER_RW | A | D
@@ -246,9 +247,11 @@ def test_case_27_invlpg_of_any_address_drops_all_of_a_large_page(rigs):
             for number in range(16):
                 tables.map(0x80000000 + (number << 22), 0x5000)
             rig.enter(tables)
-            for piece in (0, 0x1000, 0x100000, 0x1FF000):
-                rig.may(gva + piece, WRITE)
-                rig.may(gva + piece, READ)
+            for _ in range(2):
+                rig.full_flush()
+                for piece in (0, 0x1000, 0x100000, 0x1FF000):
+                    rig.may(gva + piece, WRITE)
+                    rig.may(gva + piece, READ)
             if forget == "others":
                 for number in range(16):
                     rig.may(0x80000000 + (number << 22))

@@ -10,6 +10,7 @@ from itertools import permutations, product
 
 import pytest
 
+from emu.fuzz.sdm import RW, US, A, D, P, Regs
 from mmu.api import PoolError
 
 from .rig import (
@@ -26,11 +27,11 @@ from .rig import (
     GeneralProtection,
     Rig,
 )
-from .sdm import RW, US, A, D, P, Regs
 from .tables import USER_RW
 
 HOT = USER_RW | A | D
 GVA = 0x40001000
+OTHERS = {"4-level": [(40, 0xA000)], "5-level": [(40, 0xB000), (50, 0xC000)]}
 
 
 def test_case_09_pdptes_are_read_when_the_processor_loads_them(rigs):
@@ -119,13 +120,16 @@ def test_case_14_invlpg_with_paging_off_or_of_anything(rigs):
 
 
 def test_case_15_more_levels_and_fewer_in_mid_run(rigs):
-    """CVE-2017-12188: a walk with the levels of the mode before."""
+    """CVE-2017-12188: a walk with the levels of the mode before, which leads two addresses that
+    differ in the levels above to one place."""
     rig = rigs(pool=24)
     spaces = {}
     for number, mode in enumerate(PAGED):
         spaces[mode] = rig.tables(mode, first_frame=0x100 + 0x40 * number)
         spaces[mode].map(GVA, 0x5000 + 0x1000 * number)
         spaces[mode].map(GVA + 0x400000, 0x5000 + 0x1000 * number, P | A)
+        for bit, frame in OTHERS.get(mode, ()):
+            spaces[mode].map(GVA | 1 << bit, frame)
     for order in list(permutations(PAGED))[::5]:
         for mode in order:
             rig.enter(spaces[mode])
@@ -133,6 +137,9 @@ def test_case_15_more_levels_and_fewer_in_mid_run(rigs):
             assert rig.may(GVA, USER_WRITE) == frame
             assert rig.may(GVA + 0x400000) == frame
             assert rig.faults(GVA + 0x400000, USER_READ) == 5
+            # Addresses that only a level above tells from the first.
+            for bit, frame in OTHERS.get(mode, ()):
+                assert rig.may(GVA | 1 << bit, WRITE) == frame
         rig.change(pg=False, lma=False)
         assert rig.may(0x12345, WRITE) == 0x12345
 
@@ -298,6 +305,7 @@ def test_case_28_accessed_and_dirty_of_one_mode_are_bits_of_another_modes_entry(
     rig.enter(wide)
     before = rig.may(0x40006000, READ)
     rig.enter(narrow)
+    rig.may(0x4000C000, READ)  # the leaf table is there, and has A in this entry already
     rig.may(0x4000D000, WRITE)
     assert rig.memory.read(shared + 52, 4) == P | RW | A | D
     rig.enter(wide)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from itertools import product
 
+from emu.fuzz.sdm import PS, RW, US, XD, A, Access, D, P
+
 from .rig import (
     FETCH,
     PAGED,
@@ -17,7 +19,6 @@ from .rig import (
     USER_WRITE,
     WRITE,
 )
-from .sdm import PS, RW, US, XD, A, Access, D, P
 from .tables import USER_RW
 
 PAGE = 0x5000

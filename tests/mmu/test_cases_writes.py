@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from emu.fuzz.sdm import RW, US, A, D, P
+
 from .rig import PAGED, READ, USER_READ, USER_WRITE, WRITE
-from .sdm import RW, US, A, D, P
 from .tables import USER_RW
 
 WINDOW = 0x80000000

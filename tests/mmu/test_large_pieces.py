@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import pytest
 
+from emu.fuzz.sdm import PS, RW, US, Access, P
+
 from .rig import FETCH, READ, WRITE
-from .sdm import PS, RW, US, Access, P
 
 WRITE_AC, READ_AC = Access("w", ac=True), Access("r", ac=True)
 GVA = 1 << 34

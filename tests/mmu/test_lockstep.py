@@ -7,12 +7,15 @@ from functools import partial
 
 import pytest
 
-from mmu.api import MAP_EXEC, MAP_TRAP, find_mmu
+from emu.fuzz.sdm import US, A, D, P
+from mmu.api import MAP_EXEC, MAP_TRAP, find_mmu, make_mmu
 from mmu.lockstep import DifferenceError, LockstepMmu, pair
+from mmu.memory import Memory
+from mmu.mutants.keys import Kvm2007
 
 from . import test_cases_cache, test_cases_modes, test_cases_rights, test_cases_writes, world
+from .model_tlb import ModelTlb
 from .rig import FETCH, READ, USER_READ, USER_WRITE, WRITE, Rig
-from .sdm import US, A, D, P
 from .tables import USER_RW
 
 GVA = 0x40001000
@@ -171,6 +174,27 @@ def test_by_name():
     for wrong in ("lockstep:shadow", "lockstep:shadow,nothing", "lockstep:,"):
         with pytest.raises(ValueError, match="plug-in"):
             find_mmu(wrong)
+
+
+def test_a_policy_is_for_those_that_have_policies():
+    memory = Memory()
+    memory.add_ram(0, 0x10000)
+    mmu = make_mmu("lockstep", memory, ModelTlb(1), policy="unsync=off")
+    assert not mmu.first.policy.unsync
+    both = make_mmu("lockstep:shadow,shadow", memory, ModelTlb(1), policy="large=off")
+    assert not both.first.policy.large and not both.second.policy.large
+    with pytest.raises(ValueError, match="'uncached' and 'uncached' have no policies"):
+        make_mmu("lockstep:uncached,uncached", memory, ModelTlb(1), policy="large=off")
+    with pytest.raises(ValueError, match="shadow policy"):
+        mmu.set_policy("nosuch=on")
+
+
+def test_kvm2007_is_a_name_and_lockstep_says_what_is_wrong_with_it():
+    assert find_mmu("kvm2007") is Kvm2007
+    with pytest.raises(DifferenceError, match="kvm2007 and uncached differ in"):
+        test_cases_rights.test_case_01_two_upper_entries_with_other_rights_on_one_table(
+            partial(Rig, "lockstep:kvm2007,uncached", audit=False)
+        )
 
 
 def test_the_audit_is_of_both():

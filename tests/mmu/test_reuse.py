@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import pytest
 
+from emu.fuzz.sdm import A, D
+
 from .compiled_first import CompiledFirst
 from .rig import READ, USER_WRITE, WRITE, Rig
-from .sdm import A, D
 from .tables import USER_RW
 
 HOT = USER_RW | A | D

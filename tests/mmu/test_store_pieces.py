@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from emu.fuzz.sdm import A, D
+
 from .rig import PAGED, Rig
-from .sdm import A, D
 from .tables import USER_RW
 
 HOT = USER_RW | A | D

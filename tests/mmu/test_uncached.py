@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+from emu.fuzz.sdm import RW, US, A, D, P
 from mmu.api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE
 
 from .rig import DEVICE, FETCH, HOLE, READ, ROM, USER_FETCH, USER_READ, WRITE, Access, Rig
-from .sdm import RW, US, A, D, P
 from .tables import USER_RW
 
 R, W, X, T = MAP_READ, MAP_WRITE, MAP_EXEC, MAP_TRAP

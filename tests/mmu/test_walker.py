@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 
+from emu.fuzz.sdm import RW, US, A, D, P
 from mmu.arch import Features
 from mmu.walker import Context, describe, pdptes_valid, read_pdptes, set_accessed_dirty, walk
 
 from .rig import MODES, PAGED, ROM, USER_FETCH, WRITE, Rig, access_bits, paging_registers
-from .sdm import RW, US, A, D, P
 from .tables import USER_RW
 
 GVA = 0x40201ABC

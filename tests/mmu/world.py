@@ -16,6 +16,7 @@ from __future__ import annotations
 from contextlib import suppress
 from random import Random
 
+from emu.fuzz.sdm import PS, RW, US, XD, A, D, G, P
 from mmu.api import FRAME_MASK, MAP_WRITE, make_mmu
 from mmu.memory import Memory
 
@@ -30,7 +31,6 @@ from .rig import (
     WatchedMemory,
     access_bits,
 )
-from .sdm import PS, RW, US, XD, A, D, G, P
 
 TABLES = tuple(range(8))
 DATA = (8, 9, 10, 11)

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from emu.cpu.linear import LinearMemory
+from emu.fuzz.sdm import RW, A, D, P
 from tests.mmu.rig import Rig
-from tests.mmu.sdm import RW, A, D, P
 
 DATA, STACK, OTHER = 0x40000000, 0x80000000, 0xC0000000
 KERNEL = P | RW | A | D

@@ -7,11 +7,11 @@ import pytest
 
 from emu.cpu.vcpu import Vcpu
 from emu.devices.bus import PortBus
+from emu.fuzz.sdm import RW, US, A, D, P
 from emu.jit import compiled_code
 from emu.state import ATTR_CODE64, ATTR_DATA32, SEGMENTS, CpuState, Segment, Table
 from mmu.api import make_mmu
 from mmu.memory import Memory
-from tests.mmu.sdm import RW, US, A, D, P
 from tests.mmu.tables import Tables
 
 CODE, DATA, KEYED_CODE, SUPERVISORS = 0x1000, 0x4000_1000, 0x4000_2000, 0x4000_3000

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pytest
 
+from emu.fuzz.sdm import RW, US, A, D, P
 from mmu.api import InvariantError
 from mmu.shadow.pool import (
     SPTE_LARGE,
@@ -20,7 +21,6 @@ from mmu.shadow.pool import (
 )
 
 from ..rig import READ, WRITE, Rig
-from ..sdm import RW, US, A, D, P
 from ..tables import USER_RW
 
 GVA = 0x40001000

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import pytest
 
+from emu.fuzz.sdm import US, A, D, P
 from mmu.api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE
 from mmu.shadow.compiled import hit
 
 from .. import world
 from ..compiled_first import CompiledFirst
 from ..rig import DEVICE, FETCH, PAGED, READ, USER_FETCH, USER_READ, USER_WRITE, WRITE, Rig
-from ..sdm import US, A, D, P
 from ..tables import USER_RW
 
 GVA = 0x40001000

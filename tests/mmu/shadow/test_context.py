@@ -7,6 +7,8 @@ from itertools import product
 
 import pytest
 
+from emu.fuzz import sdm
+from emu.fuzz.sdm import US, P
 from mmu.arch import ACC_ALL, Features
 from mmu.shadow.context import SHIFTS_32, ShadowContext, hardware_tests
 from mmu.shadow.pool import SPTE_NX, SPTE_PRESENT
@@ -21,9 +23,7 @@ from mmu.shadow.role import (
 )
 from mmu.walker import Context, walk
 
-from .. import sdm
 from ..rig import ALL_ACCESSES, MODES, PAGED, Rig, access_bits, paging_registers
-from ..sdm import US, P
 from ..tables import USER_RW
 
 GVA = 0xC0801000

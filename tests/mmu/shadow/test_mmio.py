@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 
 import mmu.shadow.fault as fault
+from emu.fuzz.sdm import A, D
 
 from ..compiled_first import CompiledFirst
 from ..rig import DEVICE, HOLE, READ, WRITE, Rig
-from ..sdm import A, D
 from ..tables import USER_RW
 
 HOT = USER_RW | A | D

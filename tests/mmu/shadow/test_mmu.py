@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from emu.fuzz.sdm import RW, US, A, D, P, Regs
 from mmu.api import MAP_READ, MAP_TRAP, MAP_WRITE
 
 from ..rig import (
@@ -24,7 +25,6 @@ from ..rig import (
     access_bits,
     paging_registers,
 )
-from ..sdm import RW, US, A, D, P, Regs
 from ..tables import USER_RW
 
 GVA = 0x40001000

@@ -44,6 +44,10 @@ def test_every_field_comes_back_and_every_key_is_its_own():
             assert is_direct(made) == direct
             assert access_of(made) == access
             assert pkey_of(made) == pkey
+            assert role.mode_of(made) == mode
+            assert role.with_level(made, 3) == make_role(
+                mode, 3, quadrant=quadrant, direct=direct, access=access, pkey=pkey
+            )
             assert made < 1 << role.ROLE_BITS
             seen.add(made)
     assert len(seen) == len(dict.fromkeys(modes)) * 5 * 4 * 2 * 8 * 3

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 
+from emu.fuzz.sdm import A, D
 from mmu.shadow.pool import ShadowPage
 
 from ..compiled_first import CompiledFirst
 from ..rig import READ, WRITE, Rig
-from ..sdm import A, D
 from ..tables import USER_RW
 
 HOT = USER_RW | A | D

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Paging as the Intel SDM, volume 3A, chapter 4 states it, said a second time.
 
-The tests hold `mmu` against this. It shares no code and no constant with `mmu`, looks the rules up
-in tables that are laid out as the SDM lays them out, and takes its time. `walk` predicts one
-access: the fault with its error code, or the frame, and which bits the processor sets in which
+The tests and the MMU fuzzer hold `mmu` against this. It shares no code and no constant with `mmu`,
+looks the rules up in tables that are laid out as the SDM lays them out, and takes its time. `walk`
+predicts one access: the fault with its error code, or the frame, and which bits the processor sets
+in which
 entries.
 
 One thing the SDM leaves open is fixed here: an access that faults sets no bit at all (4.8 lets a
@@ -12,7 +13,7 @@ processor set A in the entries that it used).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ class Regs(NamedTuple):
     pkru: int = 0
 
     @property
-    def mode(self):
+    def mode(self) -> str:
         """Table 4-1, as "none", "32-bit", "pae", "4-level" or "5-level"."""
         if not self.pg:
             return "none"
@@ -63,7 +64,7 @@ class Access(NamedTuple):
     implicit: bool = False
     ac: bool = False
 
-    def __str__(self):
+    def __str__(self) -> str:
         who = "user" if self.user else "supervisor"
         more = " implicit" * self.implicit + " ac" * self.ac
         return f"{who}{more} {WHAT[self.what]}"
@@ -104,12 +105,13 @@ class Translation(NamedTuple):
     key: int
 
 
-def field(high, low):
+def field(high: int, low: int) -> int:
+    """Return a mask of the bits `high` to `low`."""
     return (1 << high + 1) - (1 << low) if high >= low else 0
 
 
 # Reserved fields as the tables print them, M = MAXPHYADDR. XD is apart: it is reserved if NXE = 0.
-RESERVED = {
+RESERVED: dict[str, Callable[[int], int]] = {
     "32-bit PDE to 4 MiB page (table 4-4)": lambda m: field(21, max(m, 32) - 19),
     "32-bit PDE (table 4-5)": lambda m: 0,
     "32-bit PTE (table 4-6)": lambda m: 0,
@@ -127,17 +129,18 @@ RESERVED = {
     "PTE (table 4-20)": lambda m: field(51, m),
 }
 
-PDE_PTE_64 = [
+Row = tuple[int, int, str, "str | None"]
+PDE_PTE_64: list[Row] = [
     (2, 21, "PDE (table 4-19)", "PDE to 2 MiB page (table 4-18)"),
     (1, 12, "PTE (table 4-20)", None),
 ]
-PDPTE_64 = (3, 30, "PDPTE (table 4-17)", "PDPTE to 1 GiB page (table 4-16)")
-PDPTE_64_NO_1G = (3, 30, "PDPTE without 1 GiB pages", None)
-PML4E = (4, 39, "PML4E (table 4-15)", None)
-PML5E = (5, 48, "PML5E (table 4-14)", None)
+PDPTE_64: Row = (3, 30, "PDPTE (table 4-17)", "PDPTE to 1 GiB page (table 4-16)")
+PDPTE_64_NO_1G: Row = (3, 30, "PDPTE without 1 GiB pages", None)
+PML4E: Row = (4, 39, "PML4E (table 4-15)", None)
+PML5E: Row = (5, 48, "PML5E (table 4-14)", None)
 
 # mode -> (bytes an entry, bits of an index, steps): (level, shift, format, format if PS = 1)
-STEPS = {
+STEPS: dict[str, tuple[int, int, list[Row]]] = {
     "32-bit": (
         4,
         10,
@@ -160,8 +163,11 @@ STEPS = {
 
 
 @cache
-def steps(mode, cpuid, pse, nxe):
-    """(level, shift, index mask, reserved, reserved if PS = 1 maps a page here, else None)."""
+def steps(
+    mode: str, cpuid: Cpuid, pse: bool, nxe: bool
+) -> tuple[int, tuple[tuple[int, int, int, int, int | None], ...]]:
+    """Return the bytes of an entry, and by level (level, shift, index mask, reserved, reserved if
+    PS = 1 maps a page here, else None)."""
     entry_bytes, index_bits, rows = STEPS[mode]
     found = []
     for row in rows:
@@ -201,8 +207,10 @@ RULES = {
 
 
 @cache
-def allowed(access, user_page, writable, xd, wp, smep, smap):
-    """Whether 4.6.1 allows the access, protection keys apart."""
+def allowed(
+    access: Access, user_page: bool, writable: bool, xd: bool, wp: bool, smep: bool, smap: bool
+) -> bool:
+    """Return whether 4.6.1 allows the access, protection keys apart."""
     who = "user" if access.user and not access.implicit else "supervisor"
     conditions = {
         "always": True,
@@ -219,7 +227,7 @@ def allowed(access, user_page, writable, xd, wp, smep, smap):
     )
 
 
-def key_denies(access, key, pkru, wp):
+def key_denies(access: Access, key: int, pkru: int, wp: bool) -> bool:
     """4.6.2 for a user page: AD forbids data accesses, WD writes (supervisor's only if WP = 1)."""
     if access.what == "x":
         return False
@@ -228,7 +236,7 @@ def key_denies(access, key, pkru, wp):
     return bool(ad) or bool(wd and access.what == "w" and (user_mode or wp))
 
 
-def error_code(access, regs, flags):
+def error_code(access: Access, regs: Regs, flags: int) -> int:
     """4.7: `flags` is what the tables said; W/R, U/S and I/D follow from the access."""
     code = flags
     if access.what == "w":
@@ -244,13 +252,19 @@ NX_MODES = ("pae", "4-level", "5-level")
 LINEAR_BITS = {"4-level": 48, "5-level": 57}
 
 
-def canonical(gva, bits):
-    """Whether bits 63 to `bits - 1` are equal (volume 1, 3.3.7.1)."""
+def canonical(gva: int, bits: int) -> bool:
+    """Return whether bits 63 to `bits - 1` are equal (volume 1, 3.3.7.1)."""
     sign = gva >> bits - 1 & 1
     return gva >> bits == ((1 << 64 - bits) - 1 if sign else 0)
 
 
-def translate(read, regs, gva, cpuid, pdptes):
+def translate(
+    read: Callable[[int, int], int],
+    regs: Regs,
+    gva: int,
+    cpuid: Cpuid,
+    pdptes: Sequence[int],
+) -> tuple[Translation | int | str, list[tuple[int, int]]]:
     """Follow the tables. Returns (translation, used), where `used` lists (gpa, entry) from the top
     down; instead of the translation, "not canonical" or the error-code flags of what ended it."""
     mode = regs.mode
@@ -273,7 +287,7 @@ def translate(read, regs, gva, cpuid, pdptes):
     entry_bytes, rows = steps(mode, cpuid, regs.pse, regs.nxe)
     user_page = writable = US | RW
     xd = 0
-    used = []
+    used: list[tuple[int, int]] = []
     for level, shift, index_mask, reserved, reserved_large in rows:
         gpa = table + (gva >> shift & index_mask) * entry_bytes
         entry = read(gpa, entry_bytes)
@@ -281,7 +295,7 @@ def translate(read, regs, gva, cpuid, pdptes):
         if not entry & P:
             return 0, used
         maps_page = level == 1 or (reserved_large is not None and entry & PS)
-        if entry & (reserved_large if maps_page and level > 1 else reserved):
+        if entry & (reserved_large if reserved_large is not None and maps_page else reserved):
             return EC_P | EC_RSVD, used
         user_page &= entry
         writable &= entry
@@ -328,12 +342,14 @@ def walk(
     gva: int,
     access: Access,
     cpuid: Cpuid = Cpuid(),  # noqa: B008
-    pdptes: tuple[int, ...] = (),
+    pdptes: Sequence[int] = (),
 ) -> Verdict:
     """Predict one access to `gva`. `read(gpa, bytes)` reads memory; `pdptes`: the PAE registers."""
     found, used = translate(read, regs, gva, cpuid, pdptes)
-    if found.__class__ is not Translation:
-        return Verdict(found if found == "not canonical" else error_code(access, regs, found))
+    if isinstance(found, str):
+        return Verdict(found)
+    if isinstance(found, int):
+        return Verdict(error_code(access, regs, found))
     flags = refusal(found, access, regs)
     if flags:
         return Verdict(error_code(access, regs, flags))
@@ -344,7 +360,17 @@ def walk(
     return Verdict(None, found.frame, found.page, sets, entry_bytes)
 
 
-def pdptes_fault(pdptes, cpuid):
-    """Whether loading these PDPTE registers is #GP(0) (4.4.1)."""
+def loads_pdptes(old: Regs, new: Regs) -> bool:
+    """Return whether a change of registers loads the PDPTE registers (4.4.1); the same registers
+    again are a load of CR3."""
+    if new.mode != "pae":
+        return False
+    if old.mode != "pae" or old == new:
+        return True
+    return (new.cr3, new.pse, new.pge, new.smep) != (old.cr3, old.pse, old.pge, old.smep)
+
+
+def pdptes_fault(pdptes: Sequence[int], cpuid: Cpuid) -> bool:
+    """Return whether loading these PDPTE registers is #GP(0) (4.4.1)."""
     reserved = RESERVED["PAE PDPTE (table 4-8)"](cpuid.m)
     return any(pdpte & P and pdpte & reserved for pdpte in pdptes)
