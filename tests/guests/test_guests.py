@@ -43,10 +43,18 @@ def test_guest_gives_its_expected_output(guest: Guest, options: dict[str, Any]) 
     assert run(guest, options) == (guest.expected, guest.exit_code)
 
 
+@pytest.mark.parametrize("quantum", [{}, {"quantum": 701}], ids=["default", "short"])
 @pytest.mark.parametrize("cpus", [2, 4])
 @pytest.mark.parametrize("guest", ALONE, ids=lambda guest: guest.name)
-def test_idle_vcpus_do_not_show(guest: Guest, cpus: int) -> None:
-    assert run(guest, {"cpus": cpus}) == (guest.expected, guest.exit_code)
+def test_idle_vcpus_do_not_show(guest: Guest, cpus: int, quantum: dict[str, int]) -> None:
+    options = {**PLUG_INS["audit"], **quantum, "cpus": cpus}
+    assert run(guest, options) == (guest.expected, guest.exit_code)
+
+
+@pytest.mark.parametrize("guest", ALONE, ids=lambda guest: guest.name)
+def test_the_quantum_does_not_show_on_one_vcpu(guest: Guest) -> None:
+    options = {**PLUG_INS["audit"], "quantum": 701}
+    assert run(guest, options) == (guest.expected, guest.exit_code)
 
 
 @pytest.mark.parametrize("quantum", [{}, {"quantum": 701}], ids=["default", "short"])
