@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The board: which chips there are, at which ports, and how their pins are wired.
 
-    0x20 0xa0 0x4d0  8259 pair --LINT0--> vCPU 0      IRQ 0  8254 counter 0
+    0x20 0xa0 0x4d0  8259 pair --LINT0--> every vCPU  IRQ 0  8254 counter 0
     0x40  8254                                        IRQ 1  8042 keyboard
     0x60 0x64  8042 with a keyboard                   IRQ 4  COM1
     0x61 0x92  system control A and B                 IRQ 8  RTC
@@ -22,8 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
+from emu.boot.bios.rom import ROM_BASE
 from emu.boot.layout import memory_map
+from emu.boot.request import Disk as FirmwareDisk
 from emu.clock import Clock
 from emu.cpu.vcpu import Vcpu
 from emu.devices import hpet
@@ -52,6 +56,7 @@ from emu.devices.serial import Serial
 from emu.devices.testdev import TestDevice
 from emu.devices.vga import Vga
 from emu.errors import UsageError
+from emu.state import CpuState
 from mmu.memory import Memory
 
 __all__ = ["MIN_MEMORY", "Board", "BoardOptions", "add_memory"]
@@ -69,8 +74,9 @@ class BoardOptions:
     """What a person may choose about the chips; sinks get every byte as the guest sends it.
 
     `debug_exit` is (first port, how many) or None, `debugcons` (port, sink), `start_time` seconds
-    since 1970 for the RTC, `disks` by number (0 and 1 on the first IDE channel), `fw_cfg` files by
-    name; `test_device` adds QEMU's pc-testdev. `reserved` is RAM that firmware keeps.
+    since 1970 for the RTC, `disks` by number (0 and 1 on the first IDE channel), `floppies` by
+    number, which the firmware alone can reach: there is no controller; `fw_cfg` files by name;
+    `test_device` adds QEMU's pc-testdev. `reserved` is RAM that firmware keeps.
     """
 
     serial: Sequence[TextSink | None] = (None,)
@@ -79,8 +85,10 @@ class BoardOptions:
     start_time: int | None = None
     cpus: int = 1
     disks: Mapping[int, Disk] = field(default_factory=dict)
+    floppies: Mapping[int, FirmwareDisk] = field(default_factory=dict)
     fw_cfg: Mapping[str, bytes] = field(default_factory=dict)
     test_device: bool = False
+    hpet: bool = True
     reserved: Sequence[tuple[int, int, int]] = ()
     extra: list[Callable[[Board], None]] = field(default_factory=list)
 
@@ -92,14 +100,20 @@ def add_memory(memory: Memory, size: int) -> tuple[int, int]:
     if size > _MAX_MEMORY:
         raise UsageError(f"-m {size >> 20}M is too much: at most {_MAX_MEMORY >> 30}G")
     size &= ~0xFFF
-    memory.add_ram(0, _VGA[0])
-    memory.add_ram(*_VGA)
     low = min(size, _LOW_END)
-    if low > _MIB:
-        memory.add_ram(_MIB, low - _MIB)
-    if size > low:
-        memory.add_ram(_FOUR_GIB, size - low)
+    pieces = [(0, _VGA[0]), _VGA, (_MIB, low - _MIB), (_FOUR_GIB, size - low)]
+    try:
+        for gpa, length in pieces:
+            if length > 0:
+                memory.add_ram(gpa, length)
+    except (OSError, OverflowError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"-m {size >> 20}M cannot be had from this host: {reason}") from error
     return low, size - low
+
+
+class _Chip(Protocol):
+    def reset(self) -> None: ...
 
 
 _COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
@@ -118,16 +132,17 @@ class Board:
         cpus: Sequence[Vcpu],
         current: Callable[[], int],
         stop: Stop,
-        reset: Callable[[], None],
+        reset: Callable[[bool], None],
         options: BoardOptions,
     ) -> None:
         """Build and wire the chips. `ram` is bytes below and above 4 GiB, `current()` the number
-        of the vCPU that runs."""
+        of the vCPU that runs; `reset(hard)` is called for the guest: of everything, or of the
+        processors alone."""
         self.memory = memory
         self.clock = clock
         self.ports = ports
         self.apic_bus = ApicBus()
-        self.pic = pic = PicPair(lambda level: self.local_apics[0].lint(0)(level))
+        self.pic = pic = PicPair(self._drive_lint0)
         self.local_apics = [
             LocalApic(
                 index,
@@ -135,7 +150,7 @@ class Board:
                 self.apic_bus,
                 cpu,
                 tsc=cpu.msrs.tsc,
-                pic=pic if index == 0 else None,
+                pic=pic,
                 x2apic=cpu.cpuid.has("x2apic"),
             )
             for index, cpu in enumerate(cpus)
@@ -148,16 +163,18 @@ class Board:
         for first, last in ((0x20, 0x21), (0xA0, 0xA1), (0x4D0, 0x4D1)):
             ports.add(first, last, pic)
         self.hpet = hpet.Hpet(clock, self.ioapic.line, self.irq(0), self.irq(8))
-        memory.add_mmio(hpet.BASE, hpet.SIZE, self.hpet)
+        if options.hpet:  # else nobody finds it, and it passes IRQ 0 and 8 on
+            memory.add_mmio(hpet.BASE, hpet.SIZE, self.hpet)
         self.pit = pit = Pit(clock, self.hpet.pit_irq)
         ports.add(0x40, 0x43, pit)
         self.system_b = SystemControlB(pit)
         ports.add(0x61, 0x61, self.system_b)
         self.a20 = A20Gate()
-        self.system_a = SystemControlA(self.a20.input("port92"), reset)
+        soft_reset = partial(reset, False)
+        self.system_a = SystemControlA(self.a20.input("port92"), soft_reset)
         ports.add(0x92, 0x92, self.system_a)
         self.keyboard = Keyboard(clock)
-        self.ps2 = KeyboardController(self.keyboard, self.irq(1), self.a20.input("ps2"), reset)
+        self.ps2 = KeyboardController(self.keyboard, self.irq(1), self.a20.input("ps2"), soft_reset)
         for first, last in self.ps2.PORTS:
             ports.add(first, last, self.ps2)
         timing = {} if options.start_time is None else {"start": options.start_time}
@@ -185,15 +202,32 @@ class Board:
         for console, (port, _) in zip(self.debugcons, options.debugcons, strict=True):
             ports.add(port, port, console)
         self._add_power(stop)
+        self._debug_exits: list[DebugExit] = []
         if options.debug_exit is not None:
             first, count = options.debug_exit
-            ports.add(first, first + count - 1, DebugExit(stop), width=min(count, 4))
+            self._debug_exits.append(DebugExit(stop))
+            ports.add(first, first + count - 1, self._debug_exits[0], width=min(count, 4))
         self._add_configuration(sum(ram), reset, options)
         self._add_disks(options.disks)
         if options.test_device:
             self._add_test_device()
         for plug in options.extra:
             plug(self)
+
+    def _drive_lint0(self, level: bool) -> None:
+        """Put INTR of the 8259s on all processors' LINT0 (MP specification 1.4, figure 3-3)."""
+        for apic in self.local_apics:
+            apic.lint(0)(level)
+
+    def reset(self, *, warm: bool = False) -> None:
+        """Pull every chip's reset pin. What the host has typed, the time, the CMOS and the disks
+        stay; port 0x92, too, where the start is `warm`: a jump of the firmware's, with no reset."""
+        chips: list[_Chip] = [self.hpet, self.ioapic, self.pic, self.pit, *self.local_apics]
+        chips += [self.system_b, *([] if warm else [self.system_a]), self.keyboard, self.ps2]
+        chips += [self.cmos, self.screen, *self.serials, self.power, self.shutdown_port]
+        chips += [self.fw_cfg, self.pci, *self.ide, *self._debug_exits]
+        for chip in chips:
+            chip.reset()
 
     def irq(self, number: int) -> IrqLine:
         """Return ISA interrupt line `number`: it goes to the 8259s and to the I/O APIC."""
@@ -206,18 +240,24 @@ class Board:
 
         return drive
 
+    def has_unmaskable_route(self) -> bool:
+        """Return whether a device's interrupt could reach a processor as an NMI or INIT: by the I/O
+        APIC, or by the 8259s through LINT0. (LINT1 is wired to nothing.)"""
+        return self.ioapic.is_unmaskable or any(apic.is_unmaskable for apic in self.local_apics)
+
     def _add_power(self, stop: Stop) -> None:
         self.power = AcpiPm(self.clock, self.irq(9), stop)
         self.ports.add(PM_BASE, PM_BASE + PM_SIZE - 1, self.power, width=4)
         self.ports.add(0xB2, 0xB3, ApmPort(self.power))
-        self.ports.add(0x8900, 0x8900, ShutdownPort(stop))
+        self.shutdown_port = ShutdownPort(stop)
+        self.ports.add(0x8900, 0x8900, self.shutdown_port)
 
     def _add_configuration(
-        self, ram_size: int, reset: Callable[[], None], options: BoardOptions
+        self, ram_size: int, reset: Callable[[bool], None], options: BoardOptions
     ) -> None:
         """Add what tells the guest about the board: fw_cfg and PCI configuration space."""
         cpus = options.cpus
-        self.fw_cfg = FwCfg(self.memory, ram_size=ram_size, cpus=cpus, max_cpus=cpus)
+        self.fw_cfg = FwCfg(self.clock, self.memory, ram_size=ram_size, cpus=cpus, max_cpus=cpus)
         ram = (piece for piece in memory_map(self.memory, options.reserved) if piece.kind == 1)
         self.fw_cfg.add_file("etc/e820", e820_item(ram))
         for name, data in options.fw_cfg.items():
@@ -248,13 +288,26 @@ class Board:
 
 def _connect(cpu: Vcpu, apic: LocalApic) -> None:
     """Put a local APIC between a processor and the rest of the board."""
-    cpu.interrupts = apic
+    cpu.pins.source = apic
     cpu.read_cr8 = lambda: apic.cr8  # type: ignore[method-assign]
     cpu.write_cr8 = lambda value: setattr(apic, "cr8", value)  # type: ignore[method-assign]
+    cpu.init = partial(_init, cpu, cpu.init)  # type: ignore[method-assign]
     cpu.cpuid.apic_enabled = lambda: apic.enabled
     cpu.msrs.on_tsc_changed = apic.timer.tsc_changed
     for index, (read, write) in apic.registers.msrs().items():
         cpu.msrs.add(index, read, write)
+
+
+def _init(cpu: Vcpu, init: Callable[[], None]) -> None:
+    """Do an INIT, and let the boot processor run the firmware where it is, at F000:FFF0.
+
+    It starts 16 bytes below 4 GiB, where a board shows its ROM again. Here that is no slot: what
+    the MMU keeps for each frame reaches up to the highest one.
+    """
+    init()  # inside a hook of this processor's own: later, by way of here
+    start = CpuState.reset().segments["cs"].base
+    if cpu.index == 0 and cpu.regs.cs.base == start:
+        cpu.regs.cs = cpu.regs.cs._replace(base=ROM_BASE)
 
 
 def _nowhere(_level: bool) -> None:

@@ -111,7 +111,7 @@ def _fingerprint(llvm: Any) -> str:
     parts = [platform.machine(), sys.platform, llvm.get_host_cpu_name()]
     parts += [importlib.metadata.version("llvmlite")]
     parts += [inspect.getsource(module) for module in _sources()]
-    parts += [str(hidden.HFLAGS_D), str(hidden.CR_Q)]
+    parts += [str(hidden.HFLAGS_D), str(hidden.CR_Q), str(hidden.PKRU_D)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

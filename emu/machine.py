@@ -18,25 +18,31 @@ the guest: no A or D bit, no fault, no counter.
 
 from __future__ import annotations
 
+import inspect
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emu.board import Board, BoardOptions, add_memory
-from emu.boot import Bios, Boot, BootRequest, MemoryDisk, Module, load
+from emu.boot import RESUME_CODES, Bios, Boot, BootRequest, MemoryDisk, Module, load
 from emu.clock import Clock
-from emu.cpu.cpuid import FEATURE_NAMES
+from emu.cpu.cpuid import FEATURE_NAMES, can_be_had
+from emu.cpu.msr import PAT
 from emu.cpu.registers import Registers
 from emu.cpu.vcpu import Vcpu
+from emu.devices.apic_bus import DeliveryMode
 from emu.devices.bus import PortBus
 from emu.errors import KernelError, ShadowcornError, UsageError
 from emu.outcome import Kind, Outcome, exit_code
 from emu.report import triple_fault_report
+from emu.reset import PowerUpState
 from emu.schedule import DEFAULT_QUANTUM, Scheduler
 from emu.tables import firmware_tables
+from emu.views import PhysicalView, VirtualView
 from mmu.api import DEFAULT_POOL, Mmu, MmuError, PagingRegisters, find_mmu, make_mmu
 from mmu.arch import ACCESS_IMPLICIT, Features
 from mmu.memory import Memory, MemoryMapError
@@ -48,7 +54,7 @@ if TYPE_CHECKING:
     from emu.devices.vga import Vga
     from emu.jit import CompiledCode
 
-__all__ = ["Machine", "PhysicalView", "VirtualView"]
+__all__ = ["Machine"]
 
 MAX_CPUS = 16
 _NATIVE = "emu.cpu.native:NativeMmu"
@@ -76,10 +82,13 @@ class Machine:
         quantum: int = DEFAULT_QUANTUM,
         jit: str = "auto",
         clock: str = "auto",
+        seed: int = 0,
         format: str = "auto",
         address: int | None = None,
         entry: int | None = None,
         board: BoardOptions | None = None,
+        drive: int = 0x80,
+        reboot: bool = False,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Build a machine of `memory` bytes of RAM and load `kernel`, a path or its bytes.
@@ -92,7 +101,9 @@ class Machine:
         `jit` is "on", "off" or "auto": compiled code for TLB misses. `clock` "blocks" counts blocks
         by their size, four bytes an instruction; "instructions" counts instructions one by one,
         which makes them ten times as dear. "auto" is "blocks" where blocks can be counted: on
-        x86-64 hosts, and on others with compiled code.
+        x86-64 hosts, and on others with compiled code. `seed` is that of RDRAND and RDSEED. `drive`
+        is the firmware's number of the disk that a boot sector comes from. With `reboot` a guest
+        that resets the machine starts again; without, that ends the run.
 
         Raises KernelError or UsageError with one line for a person, CalibrationError for an
         unknown Unicorn.
@@ -107,9 +118,14 @@ class Machine:
         self.cpus: list[Vcpu] = []
         options = board if board is not None else BoardOptions()
         options.cpus = cpus
-        self._disks = options.disks
+        self._disks = [*options.disks.values(), *options.floppies.values()]
+        self._reboot = reboot
+        self._warm = False  # the reset that is asked for is a jump of the firmware's
+        self.resets = 0
+        """How often the machine has started again."""
         ram = add_memory(self.guest_memory, memory)
-        self._tables = firmware_tables(ram[0], cpus, len(options.serial))
+        ports = len(options.serial)
+        self._tables = firmware_tables(ram[0], cpus, ports, with_hpet=options.hpet)
         options.reserved = self._tables.reserved
         self._tables.install(self.guest_memory)
         self._bios = Bios(self._tables.rom, self._tables.reserved)
@@ -126,10 +142,12 @@ class Machine:
                 cpus=cpus,
                 now=lambda: self.clock.now,
                 features=cpu_features,
+                seed=seed,
                 code=code,
                 count_blocks=clock != "instructions",
             )
             self.cpus.append(vcpu)
+        self._power_up = [PowerUpState(vcpu) for vcpu in self.cpus]
         for vcpu in self.cpus[1:]:
             vcpu.init()
         self.guest_memory.map_listeners.append(self._slots_changed)
@@ -147,9 +165,28 @@ class Machine:
             reset=self._guest_reset,
             options=options,
         )
+        self.scheduler.is_unmaskable = self.board.has_unmaskable_route
+        self.scheduler.on_reset = self._start_again
         self.boot: Boot | None = None
+        self._image = image
+        self._request = BootRequest(
+            self.guest_memory,
+            cmdline=append,
+            name=name,
+            modules=[m if isinstance(m, Module) else Module(m) for m in modules],
+            format=format,
+            address=address,
+            entry=entry,
+            drive=drive,
+            reserved=self._tables.reserved,
+            rsdp=self._tables.rsdp,
+            rsdp_gpa=self._tables.rsdp_gpa,
+            warn=warn,
+        )
         try:
-            self._load(image, name, append, modules, format, address, entry, warn)
+            self._load(self._request)
+            self._bios.attach(self)
+            self._insert_disks(options)
         except BaseException:
             self.close()
             raise
@@ -165,49 +202,36 @@ class Machine:
         known = _paging_features(features or {})
         try:
             full_name = _NATIVE if name == "native" else name
-            find_mmu(full_name)
+            _check_plug_in(full_name)
             return make_mmu(
                 full_name, self.guest_memory, self, cpus, features=known, pool=pool, audit=audit
             )
         except (ValueError, MmuError) as error:
             raise UsageError(str(error)) from None
 
-    def _load(
-        self,
-        image: bytes | None,
-        name: str,
-        append: str,
-        modules: Sequence[Module | bytes],
-        format: str,
-        address: int | None,
-        entry: int | None,
-        warn: Callable[[str], None],
-    ) -> None:
-        if image is not None:
-            request = BootRequest(
-                self.guest_memory,
-                cmdline=append,
-                name=name,
-                modules=[m if isinstance(m, Module) else Module(m) for m in modules],
-                format=format,
-                address=address,
-                entry=entry,
-                reserved=self._tables.reserved,
-                rsdp=self._tables.rsdp,
-                rsdp_gpa=self._tables.rsdp_gpa,
-                warn=warn,
-            )
-            try:
-                self.boot = load(image, request)
-            except MemoryMapError as error:
-                raise KernelError(str(error)) from None
-            self.cpus[0].set_state(self.boot.state)
-        self._bios.attach(self)
-        for number, disk in self._disks.items():
+    def _load(self, request: BootRequest) -> None:
+        """Load the kernel, if there is one, and let the boot processor stand at its entry."""
+        image = self._image
+        if image is None:
+            return
+        disk = self._bios.disks.get(request.drive)
+        if self.boot is not None and self.boot.disk_image is not None and disk is not None:
+            image = disk.read(0, 1)  # the boot sector as it is now
+        try:
+            self.boot = load(image, request)
+        except MemoryMapError as error:
+            raise KernelError(str(error)) from None
+        self.cpus[0].set_state(self.boot.state)
+
+    def _insert_disks(self, options: BoardOptions) -> None:
+        """Show the firmware the disks: hard disks count up from 0x80 whatever their places."""
+        for number, disk in enumerate(options.disks[place] for place in sorted(options.disks)):
             self._bios.insert(0x80 + number, disk)
-        image_of_boot = self.boot.disk_image if self.boot is not None else None
-        if image_of_boot is not None and 0 not in self._disks:
-            self._bios.insert(0x80, MemoryDisk(image_of_boot))
+        for number, floppy in options.floppies.items():
+            self._bios.insert(number, floppy)
+        image = self.boot.disk_image if self.boot is not None else None
+        if image is not None and self._request.drive not in self._bios.disks:
+            self._bios.insert(self._request.drive, MemoryDisk(image))
 
     def _slots_changed(self) -> None:
         for cpu in self.cpus:
@@ -237,8 +261,43 @@ class Machine:
 
     # --- Running ----------------------------------------------------------------------------------
 
-    def _guest_reset(self) -> None:
+    def _guest_reset(self, hard: bool) -> None:
+        """Do what a chip asks for; see `emu.reset`."""
+        if not hard and self.board.cmos.shutdown_code in RESUME_CODES:
+            for apic in self.board.local_apics:
+                apic.accept(DeliveryMode.INIT, 0, False)
+            return
+        self._warm = False
         self.scheduler.stop(Kind.RESET)
+
+    def restart(self) -> None:
+        """End the run or start again, as a reset of the guest's does; for the firmware."""
+        self._warm = True
+        self.scheduler.stop(Kind.RESET)
+
+    def _start_again(self) -> bool:
+        if not self._reboot:
+            return False
+        try:
+            self.reset(warm=self._warm)
+        except KernelError as error:  # the guest has wiped its boot sector
+            self._request.warn(f"the machine cannot start again: {error}")
+            return False
+        return True
+
+    def reset(self, *, warm: bool = False) -> None:
+        """Reset the machine between two runs and load the kernel again; RAM keeps what it holds,
+        and virtual time goes on. `warm`: as a jump to FFFF:0 does. Raises KernelError if a boot
+        sector has gone."""
+        self.resets += 1
+        for state in self._power_up:
+            state.restore()
+        self.board.reset(warm=warm)
+        self.scheduler.reset()
+        self._bios.start_again(self)
+        self._tables.install(self.guest_memory)
+        known = self.boot.format if self.boot is not None else "auto"
+        self._load(replace(self._request, format=known, clean=False, warn=lambda text: None))
 
     def stop(self, kind: Kind, guest_code: int | None = None) -> None:
         """End the run behind the instruction that executes now; for devices."""
@@ -281,7 +340,7 @@ class Machine:
             self._closed = True
             for cpu in self.cpus:
                 cpu.close()
-            for disk in self._disks.values():
+            for disk in self._disks:
                 disk.close()
 
     def __enter__(self) -> Machine:
@@ -322,7 +381,7 @@ class Machine:
     @property
     def memory(self) -> VirtualView:
         """Guest-virtual memory, as the vCPU that ran last maps it."""
-        return VirtualView(self, self.scheduler.current)
+        return VirtualView(self.guest_memory, self._context(self.scheduler.current))
 
     @property
     def phys(self) -> PhysicalView:
@@ -341,87 +400,13 @@ class Machine:
             self.guest_memory,
             PagingRegisters(regs.cr0, regs.cr3, regs.cr4, regs.efer, regs.pkru),
         )
+        context.pdptes = cpu.fills.pdptes() or context.pdptes
         return context
 
     def _walk_text(self, cpu: Vcpu, gva: int) -> str:
         context = self._context(cpu)
-        return describe(walk(self.guest_memory, context, gva, ACCESS_IMPLICIT), context)
-
-
-class PhysicalView:
-    """Guest-physical memory by index: `phys[gpa]` is a byte, `phys[a:b]` bytes; both assignable."""
-
-    def __init__(self, memory: Memory) -> None:
-        """Look at `memory`."""
-        self._memory = memory
-
-    def __getitem__(self, key: int | slice) -> Any:
-        """Return one byte as an int, or bytes."""
-        if isinstance(key, slice):
-            start, stop = _bounds(key)
-            return self._memory.read_block(start, stop - start)
-        return self._memory.read(key, 1)
-
-    def __setitem__(self, key: int | slice, value: int | bytes) -> None:
-        """Write, as a debugger: caches and translated code hear of it."""
-        start, data = _assignment(key, value)
-        self._memory.write_block(start, data, "debugger")
-
-
-class VirtualView:
-    """Guest-virtual memory by index, as `PhysicalView`; an unmapped address raises LookupError."""
-
-    def __init__(self, machine: Machine, cpu: Vcpu) -> None:
-        """Look through the tables of `cpu` as they now are."""
-        self._memory = machine.guest_memory
-        self._context = machine._context(cpu)
-
-    def _pieces(self, gva: int, size: int) -> list[tuple[int, int]]:
-        pieces = []
-        while size > 0:
-            length = min(size, 0x1000 - gva % 0x1000)
-            found = walk(self._memory, self._context, gva, ACCESS_IMPLICIT)
-            if found.fault is not None:
-                raise LookupError(f"{gva:#x} is not mapped")
-            pieces.append((found.gpa, length))
-            gva += length
-            size -= length
-        return pieces
-
-    def __getitem__(self, key: int | slice) -> Any:
-        """Return one byte as an int, or bytes."""
-        if isinstance(key, slice):
-            start, stop = _bounds(key)
-            read = self._memory.read_block
-            return b"".join(read(gpa, n) for gpa, n in self._pieces(start, stop - start))
-        return self._memory.read(self._pieces(key, 1)[0][0], 1)
-
-    def __setitem__(self, key: int | slice, value: int | bytes) -> None:
-        """Write, as a debugger: rights do not matter, caches and translated code hear of it."""
-        start, data = _assignment(key, value)
-        done = 0
-        for gpa, length in self._pieces(start, len(data)):
-            self._memory.write_block(gpa, data[done : done + length], "debugger")
-            done += length
-
-
-def _bounds(key: slice) -> tuple[int, int]:
-    if key.start is None or key.stop is None or key.step not in (None, 1):
-        raise IndexError("memory slices need a start and a stop, and no step")
-    if key.stop < key.start:
-        raise IndexError("memory slices run upwards")
-    return key.start, key.stop
-
-
-def _assignment(key: int | slice, value: int | bytes) -> tuple[int, bytes]:
-    if isinstance(key, slice):
-        start, stop = _bounds(key)
-        if not isinstance(value, (bytes, bytearray)) or len(value) != stop - start:
-            raise ValueError(f"{stop - start} bytes are needed")
-        return start, bytes(value)
-    if not isinstance(value, int) or not 0 <= value <= 0xFF:
-        raise ValueError("a byte is a number from 0 to 255")
-    return key, bytes((value,))
+        found = walk(self.guest_memory, context, gva, ACCESS_IMPLICIT)
+        return describe(found, context, cpu.msrs.read(PAT))
 
 
 def _read_kernel(kernel: str | Path | bytes | None) -> tuple[bytes | None, str]:
@@ -450,6 +435,9 @@ def _paging_features(switches: dict[str, bool]) -> Features:
     unknown = sorted(set(switches) - set(FEATURE_NAMES))
     if unknown:
         raise UsageError(f"no CPU feature is called {unknown[0]!r}")
+    absent = sorted(name for name, on in switches.items() if on and not can_be_had(name))
+    if absent:
+        raise UsageError(f"CPU feature {absent[0]} is not to be had")
     return Features(
         nx=switches.get("nx", True),
         pse36=switches.get("pse36", True),
@@ -457,6 +445,21 @@ def _paging_features(switches: dict[str, bool]) -> Features:
         pku=switches.get("pku", True),
         la57=switches.get("la57", True),
     )
+
+
+def _check_plug_in(name: str) -> None:
+    """Raise ValueError if what a name stands for is no MMU plug-in."""
+    factory = find_mmu(name)
+    if ":" not in name or not isinstance(factory, type):
+        return
+    methods = [word for word in vars(Mmu) if callable(getattr(Mmu, word)) and word[0] != "_"]
+    missing = [word for word in methods if not hasattr(factory, word)]
+    if missing:
+        raise ValueError(f"{name} is no MMU plug-in: it has no {', '.join(missing)}")
+    try:
+        inspect.signature(factory).bind(None, None, 1, features=None, pool=1)
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be made as an MMU plug-in is: {error}") from None
 
 
 def _internal_report(error: BaseException) -> str:

@@ -21,7 +21,7 @@ class Kind(Enum):
     POWER_OFF = "power off"
     """The guest switched the machine off."""
     RESET = "reset"
-    """The guest reset the machine, which ends the run instead of starting it again."""
+    """The guest reset the machine, which ended the run: `Machine(reboot=True)` starts again."""
     IDLE = "idle"
     """Every vCPU is halted and nothing can ever wake one."""
     TRIPLE_FAULT = "triple fault"
@@ -36,10 +36,10 @@ class Kind(Enum):
 
 EXIT_CODES = {
     Kind.POWER_OFF: 0,
-    Kind.RESET: 0,
     Kind.IDLE: 0,
     Kind.TRIPLE_FAULT: 4,
     Kind.INTERNAL: 6,
+    Kind.RESET: 8,
     Kind.TIMEOUT: 124,
     Kind.INSN_LIMIT: 124,
 }

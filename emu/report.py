@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from emu.cpu.decode import disassemble
 from emu.cpu.faults import Vector, describe_event
-from emu.cpu.vcpu import PastEvent, Vcpu
+from emu.cpu.record import PastEvent
+from emu.cpu.vcpu import Vcpu
 from emu.state import SEGMENTS
 
 __all__ = ["event_line", "registers_text", "triple_fault_report"]
@@ -77,9 +78,9 @@ def registers_text(cpu: Vcpu) -> str:
 def triple_fault_report(cpu: Vcpu, walk: Callable[[int], str]) -> str:
     """Return the report of a vCPU that has shut down; `walk(gva)` describes a translation."""
     parts = [f"vCPU {cpu.index} shut down: triple fault", "", "Last events, the newest below:"]
-    parts += ["  " + event_line(past) for past in cpu.recent]
+    parts += ["  " + event_line(past) for past in cpu.record.recent]
     parts += ["", "Registers:", _indent(registers_text(cpu))]
-    last_pf = next((p for p in reversed(cpu.recent) if p.event.vector == Vector.PF), None)
+    last_pf = next((p for p in reversed(cpu.record.recent) if p.event.vector == Vector.PF), None)
     if last_pf is not None and last_pf.event.cr2 is not None:
         gva = last_pf.event.cr2
         parts += ["", f"Walk of CR2 {gva:#x}:", _indent(walk(gva))]

@@ -13,9 +13,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from emu.clock import NS_PER_INSN, Clock
-from emu.cpu.vcpu import Exit, Vcpu
+from emu.cpu.slice import Exit
+from emu.cpu.vcpu import Vcpu
 from emu.outcome import Kind
 
 __all__ = ["DEFAULT_QUANTUM", "Scheduler"]
@@ -24,6 +26,19 @@ __all__ = ["DEFAULT_QUANTUM", "Scheduler"]
 _ALONE = 100_000
 DEFAULT_QUANTUM = 5_000
 """Instructions a vCPU runs before the next one does."""
+
+
+class Inbox(Protocol):
+    """What comes from outside the machine, for the machine's thread: see `emu.cli.inbox`."""
+
+    is_open: bool
+    """Whether anything may still come."""
+
+    def look(self) -> None:
+        """Do what has come."""
+
+    def sleep(self, ns: int | None) -> int:
+        """Wait at most so long in host time, or for ever, and return the ns that have passed."""
 
 
 class Scheduler:
@@ -41,16 +56,30 @@ class Scheduler:
         self._ending: tuple[Kind, int | None] | None = None
         self.after_slice: Callable[[], None] | None = None
         """Called when a vCPU has had its turn."""
+        self.inbox: Inbox | None = None
+        """Looked into between slices: no event of the clock, which would cut them."""
         self.current: Vcpu = cpus[0]
         """The vCPU that runs now, or ran last."""
+        self.is_unmaskable: Callable[[], bool] = lambda: False
+        """Whether a chip's interrupt could come as an NMI or INIT, which IF does not hold back; set
+        by the machine."""
+        self.on_reset: Callable[[], bool] = lambda: False
+        """Called between two slices when the guest has reset the machine: whether it starts again,
+        so that the run goes on; set by the machine."""
         clock.progress = self._progress
         clock.on_earlier = self._cut
 
     def stop(self, kind: Kind, guest_code: int | None = None) -> None:
-        """End the run behind the instruction that is executing now. The first call counts."""
-        if self._ending is None:
+        """End the run behind the instruction that is executing now. The first call counts; a reset,
+        which may be no end, gives way to any other."""
+        if self._ending is None or self._ending[0] is Kind.RESET:
             self._ending = (kind, guest_code)
         self.current.leave()
+
+    def reset(self) -> None:
+        """Begin again with the boot processor. Time goes on."""
+        self._next = 0
+        self.current = self._cpus[0]
 
     @property
     def executed(self) -> int:
@@ -113,10 +142,13 @@ class Scheduler:
             self.current.kick()
 
     def _slice(self, last: int | None) -> tuple[Kind, int | None] | None:
-        if self._ending is not None:
-            return self._ending
+        ending = self._take_ending()
+        if ending is not None:
+            return ending
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return Kind.TIMEOUT, None
+        if self.inbox is not None:
+            self.inbox.look()
         cpu = self._pick()
         if cpu is None:
             return self._sleep()
@@ -138,7 +170,14 @@ class Scheduler:
             self.after_slice()
         if reason is Exit.SHUTDOWN:
             return Kind.TRIPLE_FAULT, None
-        return self._ending
+        return self._take_ending()
+
+    def _take_ending(self) -> tuple[Kind, int | None] | None:
+        ending = self._ending
+        if ending is None or ending[0] is not Kind.RESET:
+            return ending
+        self._ending = None
+        return None if self.on_reset() else ending
 
     def _pick(self) -> Vcpu | None:
         """Return the next vCPU that is awake, and note how many are."""
@@ -163,8 +202,24 @@ class Scheduler:
     def _sleep(self) -> tuple[Kind, int | None] | None:
         """All are halted: go on at the next event, or end if none can wake anybody."""
         when = self._clock.next_event
-        if when is None or not any(cpu.listens for cpu in self._cpus):
+        heard = any(cpu.listens for cpu in self._cpus) or self.is_unmaskable()
+        if heard and self._sleeps_until_input(when):
+            return self._take_ending()
+        if when is None or not heard:
             return Kind.IDLE, None
         self._credit = 0
         self._clock.run_due(max(when, self._clock.now))
-        return self._ending
+        return self._take_ending()
+
+    def _sleeps_until_input(self, when: int | None) -> bool:
+        """Sleep at the host's pace while input may come; False if the event at `when` is next."""
+        inbox, clock = self.inbox, self._clock
+        if inbox is None or not inbox.is_open:
+            return False
+        self._credit = 0
+        now = clock.now
+        passed = inbox.sleep(None if when is None else max(when - now, 0))
+        if when is not None and now + passed >= when:
+            return False
+        clock.run_due(now + passed)
+        return True

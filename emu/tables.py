@@ -39,14 +39,16 @@ class FirmwareTables(NamedTuple):
             memory.write_block(gpa, data, "loader")
 
 
-def firmware_tables(low_ram: int, cpus: int, serial_ports: int) -> FirmwareTables:
+def firmware_tables(
+    low_ram: int, cpus: int, serial_ports: int, *, with_hpet: bool = True
+) -> FirmwareTables:
     """Make the tables of a board with `low_ram` bytes of RAM below 4 GiB."""
     ((mp_gpa, mp_table),) = build_mp_table(_MP_TABLE, cpus=cpus).pieces
     rom = {mp_gpa: mp_table}
     if low_ram < _SMALLEST:
         return FirmwareTables(rom, {}, (), b"", 0)
     top = low_ram - _RESERVED
-    acpi = build_acpi(top, _RSDP, cpus=cpus, serial_ports=serial_ports)
+    acpi = build_acpi(top, _RSDP, cpus=cpus, serial_ports=serial_ports, with_hpet=with_hpet)
     pieces = dict(acpi.pieces)
     rsdp = pieces.pop(_RSDP)
     rom[_RSDP] = rsdp

@@ -38,6 +38,7 @@ __all__ = [
     "MAP_TRAP",
     "MAP_WRITE",
     "Answer",
+    "DirtyLog",
     "InvariantError",
     "Mapping",
     "Mmu",
@@ -87,8 +88,7 @@ class PagingRegisters(NamedTuple):
     pkru: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class PageFault:
+class PageFault(NamedTuple):
     """The guest's own #PF: the address for CR2 and the error code (SDM 4.7)."""
 
     gva: int
@@ -138,7 +138,14 @@ class TlbHost(Protocol):
 
 
 class Mmu(Protocol):
-    """A plug-in. ``cpu`` is always the number of a vCPU, from 0."""
+    """A plug-in. ``cpu`` is always the number of a vCPU, from 0.
+
+    Beside these a plug-in may have what :class:`DirtyLog` says, and, each looked for by its name:
+    ``set_policy``; ``describe_path``; ``pdptes``, the PDPTE registers of a vCPU; ``reused``, which
+    takes hints that a frame is no page table any more; ``version`` and ``keeps``, for those who
+    keep translations; ``flush_on_invlpg`` (True if it is not there); ``block``, what compiled code
+    starts from.
+    """
 
     name: str
     counters: Counters
@@ -171,6 +178,26 @@ class Mmu(Protocol):
 
     def check(self) -> None:
         """Audit; raises :class:`InvariantError`."""
+
+
+class DirtyLog(Protocol):
+    """What a plug-in may have beside: a log of the frames that were written (KVM_GET_DIRTY_LOG)."""
+
+    def start_dirty_log(self) -> None:
+        """Note from now on which frames are written, by whomever. Flushes every TLB."""
+
+    def dirty_log(self) -> list[int]:
+        """Return the gfns written since the log was started or last read, rising, and begin anew.
+
+        A frame may be in it that was only granted for writing, and none is missing: but for what
+        the host wrote through nobody (see :class:`mmu.memory.Memory`). Flushes every TLB.
+
+        Raises:
+            ValueError: it was not started.
+        """
+
+    def stop_dirty_log(self) -> None:
+        """Note no more."""
 
 
 class MmuFactory(Protocol):

@@ -32,6 +32,10 @@ class CountsFills(Protocol):
     def faults(self) -> int:
         """How many misses it found to be faults of the guest's."""
 
+    @property
+    def mmio_hits(self) -> int:
+        """How many answers led to a device."""
+
 
 class Counters:
     """What a memory management unit counts. KVM's names where KVM counts the same.
@@ -42,6 +46,7 @@ class Counters:
     pf_guest                  of these, the guest's own faults
     pf_emulate                writes answered with the trap window
     pf_spurious               of these, found to need nothing (the entry had appeared meanwhile)
+    mmio_hit                  misses at a device or at nothing, answered from an entry: no walk
     mmu_cache_miss            shadow pages made
     mmu_cache_hit             shadow pages found again by (gfn, role)
     mmu_root_hit              roots found again on a CR3 load
@@ -49,6 +54,7 @@ class Counters:
     mmu_pte_write             writes to live guest tables
     mmu_pde_zapped            entries zapped by these writes
     mmu_flooded               shadow pages taken out for being written and not used
+    mmu_reused                shadow pages taken out because their frame is plainly something else
     mmu_recycled              shadow pages taken out to make room
     mmu_unsync                leaf tables now out of sync
     tlb_flush                 TLB flushes that the plug-in asked for
@@ -63,12 +69,14 @@ class Counters:
         "compiled",
         "fills",
         "invlpg",
+        "mmio_hit",
         "mmu_cache_hit",
         "mmu_cache_miss",
         "mmu_flooded",
         "mmu_pde_zapped",
         "mmu_pte_write",
         "mmu_recycled",
+        "mmu_reused",
         "mmu_root_hit",
         "mmu_shadow_zapped",
         "mmu_unsync",
@@ -89,12 +97,14 @@ class Counters:
         code_dropped: int
         fills: int
         invlpg: int
+        mmio_hit: int
         mmu_cache_hit: int
         mmu_cache_miss: int
         mmu_flooded: int
         mmu_pde_zapped: int
         mmu_pte_write: int
         mmu_recycled: int
+        mmu_reused: int
         mmu_root_hit: int
         mmu_shadow_zapped: int
         mmu_unsync: int
@@ -114,6 +124,7 @@ class Counters:
             counts["pf_guest"] += block.faults
             counts["fills"] += block.faults
             counts["pf_fixed"] += block.refills
+            counts["mmio_hit"] += block.mmio_hits
         return counts
 
 

@@ -31,6 +31,7 @@ the TLB holds what it held. That, too, is too much and never too little.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from .api import (
     FRAME_MASK,
@@ -38,6 +39,7 @@ from .api import (
     MAP_TRAP,
     MAP_WRITE,
     Answer,
+    DirtyLog,
     Mmu,
     MmuError,
     PagingRegisters,
@@ -185,6 +187,39 @@ class LockstepMmu:
             )
         for set_policy in setters:
             set_policy(text)
+
+    def pdptes(self, cpu: int) -> list[int]:
+        """Return a vCPU's PDPTE registers, which mean something under PAE paging only."""
+        return list(self._contexts[cpu].pdptes)
+
+    def reused(self, gpa: int) -> bool:
+        """Pass on a hint that a frame is no page table any more to those who take it."""
+        takers = (getattr(mmu, "reused", None) for mmu in (self.first, self.second))
+        told = [taker(gpa) for taker in takers if taker is not None]
+        return all(told)
+
+    def _logs(self) -> list[DirtyLog]:
+        logs: list[DirtyLog] = []
+        for name, mmu in zip(self.names, (self.first, self.second), strict=True):
+            if not hasattr(mmu, "start_dirty_log"):
+                raise ValueError(f"MMU plug-in {name!r} has no dirty log")
+            logs.append(cast(DirtyLog, mmu))
+        return logs
+
+    def start_dirty_log(self) -> None:
+        """See :meth:`mmu.api.DirtyLog.start_dirty_log`."""
+        for log in self._logs():
+            log.start_dirty_log()
+
+    def dirty_log(self) -> list[int]:
+        """See :meth:`mmu.api.DirtyLog.dirty_log`: what either has noted."""
+        one, two = (set(log.dirty_log()) for log in self._logs())
+        return sorted(one | two)
+
+    def stop_dirty_log(self) -> None:
+        """See :meth:`mmu.api.DirtyLog.stop_dirty_log`."""
+        for log in self._logs():
+            log.stop_dirty_log()
 
     def invlpg(self, cpu: int, gva: int) -> None:
         """See :meth:`mmu.api.Mmu.invlpg`."""

@@ -80,6 +80,8 @@ class TlbTracker:
         self._runners: dict[int, int] = {}  # gfn -> vCPUs that fetched from it (several only)
         self._code: set[int] = set()  # the frames whose fetched_epoch is not 0
         self._dirty: set[int] | None = None
+        self.is_logging = False
+        """Whether dirty logging is on: then every grant of WRITE must pass through here."""
         shared = array("Q", bytes(24))
         self.shared = memoryview(shared)
         """For compiled code: the epoch, and where ``written_epoch`` and ``fetched_epoch`` are."""
@@ -108,17 +110,13 @@ class TlbTracker:
         self.flush_all()
         self._make_room()
 
-    @property
-    def is_logging(self) -> bool:
-        """Whether dirty logging is on: then every grant of WRITE must pass through here."""
-        return self._dirty is not None
-
     # --- Dirty logging ------------------------------------------------------------------------
 
     def start_dirty_log(self) -> None:
         """Note from now on which frames are written: every grant of WRITE passes through here,
         so after one flush nothing is missed (KVM_GET_DIRTY_LOG)."""
         self._dirty = set()
+        self.is_logging = True
         self.flush_all()
 
     def dirty_log(self) -> list[int]:
@@ -136,6 +134,7 @@ class TlbTracker:
     def stop_dirty_log(self) -> None:
         """Note no more."""
         self._dirty = None
+        self.is_logging = False
 
     def is_held(self, epoch: int) -> bool:
         """Return whether a grant made in ``epoch`` may still be in a TLB."""

@@ -79,6 +79,10 @@ class UncachedMmu:
         """See :meth:`mmu.api.Mmu.remapped`."""
         self.tlb.remapped()
 
+    def pdptes(self, cpu: int) -> list[int]:
+        """Return a vCPU's PDPTE registers, which mean something under PAE paging only."""
+        return list(self.contexts[cpu].pdptes)
+
     def start_dirty_log(self) -> None:
         """See :meth:`mmu.tlb.TlbTracker.start_dirty_log`."""
         self.tlb.start_dirty_log()
@@ -86,6 +90,10 @@ class UncachedMmu:
     def dirty_log(self) -> list[int]:
         """See :meth:`mmu.tlb.TlbTracker.dirty_log`."""
         return self.tlb.dirty_log()
+
+    def stop_dirty_log(self) -> None:
+        """See :meth:`mmu.tlb.TlbTracker.stop_dirty_log`."""
+        self.tlb.stop_dirty_log()
 
     def check(self) -> None:
         """Nothing is remembered, so nothing can be wrong."""

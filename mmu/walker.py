@@ -39,8 +39,12 @@ from .arch import (
     PT_DIRTY,
     PT_NX,
     PT_PAGE_SIZE,
+    PT_PAT,
+    PT_PAT_LARGE,
+    PT_PCD,
     PT_PKEY_SHIFT,
     PT_PRESENT,
+    PT_PWT,
     Features,
     Levels,
     PagingMode,
@@ -53,6 +57,9 @@ from .arch import (
 )
 from .memory import Memory
 
+MEMORY_TYPES = {0: "UC", 1: "WC", 4: "WT", 5: "WP", 6: "WB", 7: "UC-"}
+"""What an entry of the PAT stands for (SDM 3A table 11-10)."""
+
 ALL_ONES = {4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
 
 
@@ -61,6 +68,7 @@ class Context:
 
     ``plan`` is the walk spelled out, one row per level from the root down: (level, shift, index
     mask, reserved bits, reserved bits if PS = 1, whether PS = 1 maps a page here).
+    ``leaf_reserved`` are the reserved bits of its last row.
     """
 
     __slots__ = (
@@ -72,6 +80,7 @@ class Context:
         "fetch_code",
         "frame_mask",
         "gva_mask",
+        "leaf_reserved",
         "levels",
         "mode",
         "nxe",
@@ -134,6 +143,7 @@ class Context:
         self._root_mask = self.frame_mask if levels >= Levels.FOUR else 0xFFFF_F000
         top = 2 if levels is Levels.PAE else int(levels)
         self.plan = tuple(self._row(level) for level in range(top, 0, -1))
+        self.leaf_reserved = self.plan[-1][3] if self.plan else 0
 
     def fault(self, gva: int, access: int, why: int) -> PageFault:
         """Return the fault with the error code of SDM 4.7; ``why`` is 0, P, P|RSVD or P|PK."""
@@ -211,6 +221,23 @@ class Walk:
     def gpa(self) -> int:
         """The guest-physical address of ``gva``, for a walk that succeeded."""
         return self.frame << PAGE_SHIFT | self.gva & 0xFFF
+
+    @property
+    def pat_index(self) -> int:
+        """Which of the eight entries of the PAT the mapping entry selects: PAT, PCD, PWT (SDM 3A
+        4.9.2). 0 without paging and for a walk that failed, which select nothing."""
+        if not self.level:
+            return 0
+        gpte = self.entries[-1][2]
+        pat = PT_PAT if self.level == 1 else PT_PAT_LARGE
+        return (4 if gpte & pat else 0) | (2 if gpte & PT_PCD else 0) | bool(gpte & PT_PWT)
+
+    def memory_type(self, pat: int) -> str:
+        """Return the memory type that the guest asks for: "WB", "UC-"..., under the MSR ``pat``.
+
+        It means nothing here: all memory is coherent. What the MTRRs say is not looked at.
+        """
+        return MEMORY_TYPES.get(pat >> 8 * self.pat_index & 0xFF, "reserved")
 
     def rights_above(self, level: int) -> int:
         """Return what the entries at levels above ``level`` allow together."""
@@ -344,24 +371,29 @@ def pdptes_valid(memory: Memory, regs: PagingRegisters, features: Features) -> b
     )
 
 
-def describe(found: Walk, context: Context) -> str:
-    """Return a walk as text, a line a level, for reports and debuggers."""
+def describe(found: Walk, context: Context, pat: int | None = None) -> str:
+    """Return a walk as text, a line a level, for reports and debuggers; with ``pat``, the MSR, the
+    memory type too."""
     lines = [f"{found.gva:#x} by {context.mode.name} paging, CR3 {context.regs.cr3:#x}"]
     if found.pdpte is not None:
         lines.append(f"  PDPTE register {found.gva >> 30}: {found.pdpte:#x}")
     for level, gpa, gpte, _ in found.entries:
         name = {1: "PTE", 2: "PDE", 3: "PDPTE", 4: "PML4E", 5: "PML5E"}[level]
-        lines.append(f"  level {level} {name:5} at {gpa:#x}: {gpte:#x} {_flags(gpte, context)}")
+        lines.append(
+            f"  level {level} {name:5} at {gpa:#x}: {gpte:#x} {_flags(level, gpte, context)}"
+        )
     if found.fault is not None:
         lines.append(f"  -> {found.fault}")
     else:
         size = {0: "no paging", 1: "4 KiB"}.get(found.level, "large page")
-        lines.append(f"  -> gpa {found.gpa:#x} ({size}, {rights_text(found.rights)})")
+        of_type = f", {found.memory_type(pat)}" if pat is not None and found.level else ""
+        lines.append(f"  -> gpa {found.gpa:#x} ({size}, {rights_text(found.rights)}{of_type})")
     return "\n".join(lines)
 
 
-def _flags(gpte: int, context: Context) -> str:
-    names: list[tuple[int, Any]] = [(0, "P"), (1, "W"), (2, "U"), (5, "A"), (6, "D"), (7, "PS")]
+def _flags(level: int, gpte: int, context: Context) -> str:
+    names: list[tuple[int, Any]] = [(0, "P"), (1, "W"), (2, "U"), (3, "PWT"), (4, "PCD")]
+    names += [(5, "A"), (6, "D"), (7, "PAT" if level == 1 else "PS")]
     names += [(8, "G")]
     if context.entry_bytes == 8:
         names.append((63, "NX"))

@@ -8,7 +8,11 @@ import pytest
 
 def pytest_collection_modifyitems(config, items):
     if not config.option.markexpr:
-        reasons = {"fuzz": "long; run with -m fuzz", "timing": "needs a free machine; -m timing"}
+        reasons = {
+            "fuzz": "long; run with -m fuzz",
+            "kernels": "minutes each; run with -m kernels",
+            "timing": "needs a free machine; -m timing",
+        }
         for item in items:
             for marker, reason in reasons.items():
                 if item.get_closest_marker(marker):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "main"]
 
-_SECTIONS = ("scale", "2007", "memory", "startup")
+_SECTIONS = ("scale", "2007", "policies", "memory", "startup")
 _HELP = """
 benchmarks: {loads}
 sections (with --only; part of a full run): {sections}
@@ -185,7 +185,7 @@ def _full(
 
 
 def _section(report: Report, name: str, runs: int, tell: Callable[[str], None]) -> None:
-    from emu.bench import scale
+    from emu.bench import policies, scale
 
     jits = ("on", "off") if has_jit() else ("off",)
     few = min(runs, 3)
@@ -198,6 +198,9 @@ def _section(report: Report, name: str, runs: int, tell: Callable[[str], None]) 
             if name == "scale":
                 figures = scale.switches(jit, few, tell) + scale.aliases(jit, few, tell)
                 report.sections[f"Scale, jit {jit}"] = figures
+            elif name == "policies":
+                heading = f"Policies of the shadow cache, jit {jit}"
+                report.sections[heading] = policies.policies(jit, few, tell)
             else:
                 heading = f"Pools of 2007 (53.01 us became 6.36 us then), jit {jit}"
                 report.sections[heading] = scale.history(jit, few, tell)

@@ -90,10 +90,12 @@ def _sample(load: Load, watch: Stopwatch, text: str, counters: dict[str, int]) -
 class InProcess:
     """This project's machine, under one plug-in."""
 
-    def __init__(self, name: str, mmu: str, **options: Any) -> None:
-        """``options`` go to the Machine: ``jit``, ``clock``, ``shadow_pages``."""
+    def __init__(self, name: str, mmu: str, *, policy: str = "", **options: Any) -> None:
+        """``policy`` is the shadow cache's, as text; ``options`` go to the Machine: ``jit``,
+        ``clock``, ``shadow_pages``."""
         self.name = name
         self.mmu = mmu
+        self.policy = policy
         self.options = options
 
     def can_run(self, load: Load) -> bool:
@@ -114,6 +116,9 @@ class InProcess:
             board=BoardOptions(debugcons=((0xE9, watch),)),
             **self.options,
         ) as machine:
+            if self.policy:
+                mmu: Any = machine.mmu
+                mmu.set_policy(self.policy)
             outcome = machine.run(timeout=_TIMEOUT)
             if outcome.exit_code != PASSED:
                 raise BenchError(

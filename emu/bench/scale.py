@@ -22,12 +22,22 @@ from emu.bench.loads import LOADS, Load
 from emu.bench.tables import show_ratio, show_time
 from guests.bench import BENCH_GUESTS
 
-__all__ = ["Figure", "aliases", "history", "memory", "startup", "switches"]
+__all__ = [
+    "Figure",
+    "Tell",
+    "aliases",
+    "history",
+    "in_turn",
+    "memory",
+    "ratio_of",
+    "startup",
+    "switches",
+]
 
 Tell = Callable[[str], None]
 _ENOUGH = 32768
 """Shadow pages that hold everything here."""
-_PAGE_BYTES = 4096 + 32
+_PAGE_BYTES = 4096 + 512 + 32  # entries, their epochs, the note
 """A shadow table in the host's buffer, with what compiled code is told about it."""
 _SCRIPT_RSS = """
 import sys
@@ -74,7 +84,7 @@ def _switch_load(spaces: int) -> Load:
     return replace(LOADS["switch 16"], name=name, parameters=f"s={spaces}", answer="")
 
 
-def _in_turn(
+def in_turn(
     jobs: Sequence[tuple[str, InProcess, Load, int]], runs: int, tell: Tell
 ) -> dict[str, list[Sample]]:
     """Run all jobs (key, emulator, load, operations) ``runs`` times, in turn."""
@@ -87,7 +97,8 @@ def _in_turn(
     return samples
 
 
-def _ratio(samples: Sequence[Sample], base: Sequence[Sample]) -> float:
+def ratio_of(samples: Sequence[Sample], base: Sequence[Sample]) -> float:
+    """Return how many times as long the one took as the other, run against run."""
     return median(one.each / other.each for one, other in zip(samples, base, strict=True))
 
 
@@ -102,16 +113,16 @@ def switches(jit: str, runs: int, tell: Tell) -> list[Figure]:
     jobs.append(("4000 spaces, small pool", small, _switch_load(4000), 4000))
     off = InProcess("cache off", "emu.bench.plugins:CacheOff", jit=jit, shadow_pages=_ENOUGH)
     jobs.append(("cache off", off, _switch_load(16), 400))
-    samples = _in_turn(jobs, runs, tell)
+    samples = in_turn(jobs, runs, tell)
     base = samples["4 spaces"]
     found = []
     for spaces in counts:
         mine = samples[f"{spaces} spaces"]
-        each, ratio = median(s.each for s in mine), _ratio(mine, base)
+        each, ratio = median(s.each for s in mine), ratio_of(mine, base)
         goal = 1.3 if spaces == counts[-1] else None
         shown = f"{show_time(each)}, {show_ratio(ratio)} x that of 4"
         found.append(Figure(f"warm switch among {spaces} address spaces", ratio, shown, goal))
-    ratio = _ratio(samples["4000 spaces, small pool"], samples["cache off"])
+    ratio = ratio_of(samples["4000 spaces, small pool"], samples["cache off"])
     each = median(s.each for s in samples["4000 spaces, small pool"])
     shown = f"{show_time(each)}, {show_ratio(ratio)} x a switch with the cache off"
     name = "switch among 4000 address spaces in a pool for 3000"
@@ -131,13 +142,13 @@ def history(jit: str, runs: int, tell: Tell) -> list[Figure]:
             (name, InProcess(name, "shadow", jit=jit, shadow_pages=pages), load, 4000)
             for name, pages in pools
         ]
-        samples = _in_turn(jobs, runs, tell)
+        samples = in_turn(jobs, runs, tell)
         each = median(s.each for s in samples["off"])
         found.append(Figure(f"{spaces} spaces, cache off", each, show_time(each)))
         for name, _ in pools:
             each, ratio = (
                 median(s.each for s in samples[name]),
-                _ratio(samples["off"], samples[name]),
+                ratio_of(samples["off"], samples[name]),
             )
             shown = f"{show_time(each)}, {show_ratio(ratio)} x as fast"
             found.append(Figure(f"{spaces} spaces, pool {name}", each, shown))
@@ -153,13 +164,13 @@ def aliases(jit: str, runs: int, tell: Tell) -> list[Figure]:
         (f"{count} aliases", emulator, Load("alias", guest, "page", 8, "", f"a={count}"), 8)
         for count in counts
     ]
-    samples = _in_turn(jobs, runs, tell)
+    samples = in_turn(jobs, runs, tell)
     base = samples["1024 aliases"]
     found = []
     for count in counts:
         mine = samples[f"{count} aliases"]
         each = median(s.each for s in mine)
-        ratio = _ratio(mine, base) * 1024 / count
+        ratio = ratio_of(mine, base) * 1024 / count
         shown = f"{show_time(each)}, {show_time(each / count)} an alias"
         goal = 1.5 if count == counts[-1] else None
         found.append(Figure(f"a page of {count} aliases becomes a table", ratio, shown, goal))

@@ -13,18 +13,21 @@ What the machine does, in this order:
     bios.insert(0x80, disk)            # any drives, `Disk` of emu.boot.request; `boot.disk_image`
                                        # is to be one: emu.boot.MemoryDisk(boot.disk_image)
 
+and after a reset `bios.start_again(host)` and `load` once more, with `clean=False` in the request.
+
 `load` raises `KernelError` with one line that says what is wrong with the image and what to do.
 Memory is written with source "loader" only. `BiosHost` in `emu.boot.bios` says what `host` is.
 """
 
 from __future__ import annotations
 
-from emu.boot.bios import Bios, BiosHost, MemoryDisk
+from emu.boot.bios import RESUME_CODES, Bios, BiosHost, MemoryDisk
 from emu.boot.detect import detect, load
 from emu.boot.request import FORMATS, Boot, BootRequest, Disk, Module
 
 __all__ = [
     "FORMATS",
+    "RESUME_CODES",
     "Bios",
     "BiosHost",
     "Boot",

@@ -35,7 +35,9 @@ def load(image: bytes, request: BootRequest) -> Boot:
     for given, what in ((request.cmdline, "command line"), (request.modules, "module")):
         if given:
             request.warn(f"a boot sector is passed no {what}: it is ignored")
-    Placer(request.memory, request.reserved).put(_ADDRESS, image[:SECTOR], "the boot sector")
+    Placer(request.memory, request.reserved, request.clean).put(
+        _ADDRESS, image[:SECTOR], "the boot sector"
+    )
     state = CpuState.real(0, _ADDRESS, sp=_ADDRESS, rdx=request.drive)
     state.rflags = 0x202
     disk = image + bytes(-len(image) % SECTOR)

@@ -25,7 +25,7 @@ _DEFAULT16 = 0x7C00
 def load_flat32(image: bytes, request: BootRequest) -> Boot:
     """Load at `request.address` and start at `request.entry` in flat 32-bit protected mode."""
     address, entry = _place(image, request, _DEFAULT32)
-    placer = Placer(request.memory, request.reserved)
+    placer = Placer(request.memory, request.reserved, request.clean)
     placer.put(address, image, "the image")
     stack = _stack(address, len(image))
     state = CpuState.flat32(entry, esp=stack)
@@ -41,7 +41,7 @@ def load_flat16(image: bytes, request: BootRequest) -> Boot:
     address, entry = _place(image, request, _DEFAULT16)
     if entry > 0xFFFFF:
         raise KernelError(f"the entry point {entry:#x} is above 1 MiB: real mode cannot reach it")
-    Placer(request.memory, request.reserved).put(address, image, "the image")
+    Placer(request.memory, request.reserved, request.clean).put(address, image, "the image")
     segment, offset = (0, entry) if entry < 0x10000 else (entry >> 4, entry & 15)
     stack = _stack(address, len(image))
     sp = stack if stack < 0x10000 else 0xFC00

@@ -39,7 +39,7 @@ _LOW_END = 0xA0000
 _LOWEST = 0x9000  # below lie what kernels use without asking: AP trampolines, boot sectors
 _ONE_MIB = 0x100000
 _4_GIB = 1 << 32
-_FIRMWARE_WRITES_END = _ONE_MIB  # above it, RAM is still as it was at power-on: zero
+_FIRMWARE_WRITES_END = _ONE_MIB  # above it, RAM is as it was at power-on (zero) till a reset
 
 
 class Range(NamedTuple):
@@ -125,9 +125,11 @@ def _covers(piece: Range, gpa: int) -> bool:
 class Placer:
     """Hands out usable RAM to what is loaded, each byte once, and writes it."""
 
-    def __init__(self, memory: Memory, reserved: Sequence[tuple[int, int, int]] = ()) -> None:
-        """Take the machine's memory as it stands; `reserved` as in `BootRequest`."""
+    def __init__(self, memory: Memory, reserved: Sequence[tuple[int, int, int]] = (),
+                 clean: bool = True) -> None:  # fmt: skip
+        """Take the machine's memory as it stands; `reserved` and `clean` as in `BootRequest`."""
         self.memory = memory
+        self._clean = clean
         self.map = memory_map(memory, reserved)
         self._free = [piece for piece in self.map if piece.kind == E820_RAM]
         self._claims: list[tuple[Range, str]] = []
@@ -145,7 +147,7 @@ class Placer:
         size = max(size, len(data))
         self.claim(gpa, size, what)
         self.memory.write_block(gpa, data, "loader")
-        zero_end = min(gpa + size, _FIRMWARE_WRITES_END)
+        zero_end = min(gpa + size, _FIRMWARE_WRITES_END) if self._clean else gpa + size
         zero_start = gpa + len(data)
         if zero_start < zero_end:
             self.memory.write_block(zero_start, bytes(zero_end - zero_start), "loader")

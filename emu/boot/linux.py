@@ -116,7 +116,7 @@ def _u64(image: bytes, offset: int) -> int:
 def load(image: bytes, request: BootRequest) -> Boot:
     """Load a bzImage with its initrd and command line; see the module's text."""
     header = parse(image)
-    placer = Placer(request.memory, request.reserved)
+    placer = Placer(request.memory, request.reserved, request.clean)
     start = _place_kernel(image, header, placer)
     page = bytearray(_PAGE)
     page[_HEADER : _HEADER + len(header.raw)] = header.raw

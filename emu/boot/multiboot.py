@@ -127,7 +127,7 @@ def load(image: bytes, request: BootRequest) -> Boot:
         raise KernelError(f"the multiboot header requires unknown features (flags {unknown:#x})")
     if header.flags & _WANT_VIDEO:
         request.warn("the kernel asks for a video mode: it gets text mode 80x25")
-    placer = Placer(request.memory, request.reserved)
+    placer = Placer(request.memory, request.reserved, request.clean)
     if header.flags & _HAS_ADDRESSES:
         entry = load_at_addresses(image, header, placer)
         kind = "multiboot, addresses in the header"

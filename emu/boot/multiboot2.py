@@ -190,7 +190,7 @@ def load(image: bytes, request: BootRequest) -> Boot:
         )
     if header.graphics:
         request.warn("the kernel asks for a video mode: it gets text mode 80x25")
-    placer = Placer(request.memory, request.reserved)
+    placer = Placer(request.memory, request.reserved, request.clean)
     entry, base, kind = _load_image(image, header, placer)
     if entry >> 32:
         raise KernelError(f"the entry point {entry:#x} is above 4 GiB: multiboot starts in 32 bits")

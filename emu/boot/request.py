@@ -42,7 +42,8 @@ class BootRequest:
     argv[0]. `address` and `entry` (guest-physical) are for flat images only, `drive` (0x80 the
     first hard disk, 0 the first floppy) is where a boot sector comes from. `reserved` are
     (gpa, size, E820 type) of RAM that the board keeps for itself, `rsdp` the bytes of the ACPI
-    root pointer if there is one and `rsdp_gpa` where it lies. `warn` is told what was ignored.
+    root pointer if there is one and `rsdp_gpa` where it lies. `clean` says that RAM above 1 MiB is
+    zero, as after power-on. `warn` is told what was ignored.
     """
 
     memory: Memory
@@ -56,6 +57,7 @@ class BootRequest:
     reserved: Sequence[tuple[int, int, int]] = ()
     rsdp: bytes = b""
     rsdp_gpa: int = 0
+    clean: bool = True
     warn: Callable[[str], None] = _ignore
 
 
@@ -86,3 +88,6 @@ class Disk(Protocol):
 
     def write(self, lba: int, data: bytes) -> None:
         """Replace the sectors from `lba` on by `data`."""
+
+    def close(self) -> None:
+        """Let go of the file behind it, if any."""

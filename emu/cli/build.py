@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emu.cli.options import DEFAULT_MEMORY, RunOptions
+from emu.cli import qemu
+from emu.cli.options import DEFAULT_MEMORY, Drive, RunOptions
 from emu.cli.qemu import split_commas
 from emu.cli.streams import Sink
 from emu.errors import KernelError, UsageError
@@ -76,27 +77,15 @@ def _guest(name: str) -> Kernel:
 
 
 def _from_disk(options: RunOptions) -> Kernel:
-    if 0 in options.floppies:
-        path = options.floppies[0]
-        return Kernel(read_file(path, "floppy image"), path, drive=0, format="bootsector")
     from emu.devices.disk import Disk
 
-    first = min(options.drives, key=lambda drive: drive.index)
+    number = 0 if 0 in options.floppies else 0x80
+    first = options.floppies.get(0) or min(options.drives, key=lambda drive: drive.index)
     disk = Disk(Path(first.path), read_only=True)
     try:
-        return Kernel(disk.read(0, 1), first.path, format="bootsector")
+        return Kernel(disk.read(0, 1), first.path, drive=number, format="bootsector")
     finally:
         disk.close()
-
-
-def insert_floppies(machine: Machine, options: RunOptions, kernel: Kernel) -> None:
-    """Show floppy images to the firmware; there is no floppy controller behind it."""
-    from emu.boot import MemoryDisk
-
-    for number, path in options.floppies.items():
-        machine._bios.insert(number, MemoryDisk(read_file(path, "floppy image")))
-    if kernel.drive == 0:
-        machine.regs.rdx = 0
 
 
 def modules(options: RunOptions, image: bytes | None) -> list[Module]:
@@ -132,14 +121,19 @@ def start_time(base: str | None) -> int | None:
 
 
 def cpu_features(options: RunOptions, warn: Callable[[str], None]) -> dict[str, bool]:
-    """Return the features that -cpu switches: "+f", "-f", "f", "f=on", "f=off"; unknown ones warn.
+    """Return the features that -cpu switches: "+f", "-f", "f", "f=on", "f=off".
+
+    Unknown ones warn, and so do those that are not to be had, as under QEMU.
 
     The model's name is passed over: there is one model, with everything that works.
     """
-    from emu.cpu.cpuid import FEATURE_NAMES
+    from emu.cpu.cpuid import FEATURE_NAMES, can_be_had
 
     switches = {}
-    for word in options.cpu.split(",")[1:]:
+    model, *words = options.cpu.split(",")
+    if not qemu.is_cpu_model(model):
+        warn(f"CPU model {model} is not known: the processor has everything that works (-cpu max)")
+    for word in words:
         name, _, value = word.partition("=")
         on = value != "off" if value else not word.startswith("-")
         name = name.lstrip("+-").replace("_", "-").lower()
@@ -147,6 +141,8 @@ def cpu_features(options: RunOptions, warn: Callable[[str], None]) -> dict[str, 
         if known is None or value not in ("", "on", "off"):
             if name not in _QUIET_CPU_PROPERTIES:
                 warn(f"CPU property {word} is not known: passed over")
+        elif on and not can_be_had(known):
+            warn(f"CPU feature {known} is not to be had")
         else:
             switches[known] = on
     return switches
@@ -169,15 +165,18 @@ def make_machine(
     from emu.board import BoardOptions
     from emu.machine import Machine
 
+    disks, floppies = open_disks(options, warn)
     debug_exit = options.debug_exit
     board = BoardOptions(
         serial=serial,
         debugcons=debugcon,
         debug_exit=(debug_exit.iobase, debug_exit.iosize) if debug_exit else None,
         start_time=start_time(options.rtc),
-        disks=open_disks(options),
+        disks=disks,
+        floppies=floppies,
         fw_cfg=fw_cfg_files(options),
         test_device=options.test_device,
+        hpet=options.hpet,
     )
     optional: dict[str, Any] = {}
     if options.shadow_pages is not None:
@@ -195,37 +194,73 @@ def make_machine(
         audit=options.audit or (options.audit_slices and "slices"),
         jit=options.jit,
         clock=options.clock,
+        seed=options.seed,
         format=options.format if options.format != "auto" else kernel.format,
         address=options.address,
         entry=options.entry,
         board=board,
+        drive=kernel.drive,
+        reboot=bool(options.reboot),
         warn=warn,
         **optional,
     )
-    insert_floppies(machine, options, kernel)
     if options.shadow_policy:
         set_policy(machine, options.shadow_policy)
     return machine
 
 
-def open_disks(options: RunOptions) -> dict[int, Disk]:
-    """Open the images of -drive and -hda to -hdd, by their places; raises KernelError."""
-    if not options.drives:
-        return {}
-    from emu.devices.disk import Disk
-
-    disks: dict[int, Disk] = {}
+def open_disks(
+    options: RunOptions, warn: Callable[[str], None]
+) -> tuple[dict[int, Disk], dict[int, Disk]]:
+    """Open the images of hard disks and floppies, by their places; raises KernelError."""
+    hard: dict[int, Disk] = {}
+    floppies: dict[int, Disk] = {}
+    if not options.drives and not options.floppies:
+        return hard, floppies
+    refuse_sharing(options)
     try:
         for drive in options.drives:
-            snapshot = drive.snapshot or options.snapshot
-            disks[drive.index] = Disk(
-                Path(drive.path), snapshot=snapshot, read_only=drive.read_only
-            )
+            hard[drive.index] = open_disk(options, drive, warn)
+        for drive in options.floppies.values():
+            floppies[drive.index] = open_disk(options, drive, warn)
     except KernelError:
-        for disk in disks.values():
+        for disk in (*hard.values(), *floppies.values()):
             disk.close()
         raise
-    return disks
+    return hard, floppies
+
+
+def open_disk(options: RunOptions, drive: Drive, warn: Callable[[str], None]) -> Disk:
+    """Open one image; warns if it ends inside a sector."""
+    from emu.devices.disk import SECTOR_SIZE, Disk
+
+    snapshot = drive.snapshot or options.snapshot
+    disk = Disk(Path(drive.path), snapshot=snapshot, read_only=drive.read_only)
+    if disk.padding:
+        size = disk.sectors * SECTOR_SIZE - disk.padding
+        warn(
+            f"disk image {drive.path}: {size} bytes are no multiple of {SECTOR_SIZE}, "
+            "the last sector is filled up with zeros"
+        )
+    return disk
+
+
+def refuse_sharing(options: RunOptions) -> None:
+    """Raise UsageError if one image is to be two disks and written to, as QEMU's locks refuse."""
+    seen: dict[tuple[int, int], bool] = {}
+    for drive in (*options.drives, *options.floppies.values()):
+        try:
+            status = Path(drive.path).stat()
+        except (OSError, ValueError):
+            continue  # opening it will say why
+        writes = not (drive.snapshot or options.snapshot or drive.read_only)
+        key = status.st_dev, status.st_ino
+        if status.st_ino and key in seen and (writes or seen[key]):
+            raise UsageError(
+                f"{drive.path} is given as two disks, and would be written to by both or under the "
+                "other: snapshot=on or readonly=on for both is the way"
+            )
+        seen[key] = writes or seen.get(key, False)
 
 
 def fw_cfg_files(options: RunOptions) -> dict[str, bytes]:

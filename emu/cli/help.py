@@ -18,7 +18,8 @@ the machine, in QEMU's spelling
   -initrd "A args,B"      multiboot modules, or the initrd of a Linux kernel
   -m SIZE                 memory: 128M (default), 1G; without a suffix MiB
   -smp N                  virtual CPUs, 1 to 16
-  -cpu MODEL,+f,-f        CPU features, as max,-smep
+  -cpu MODEL,+f,-f        CPU features, as max,-smep; there is one MODEL (-cpu help)
+  -no-hpet                no HPET; also -machine hpet=off
   -hda FILE               a disk image (also -hdb to -hdd, -fda, -fdb)
   -drive file=FILE,...    the same: index=N, snapshot=on, readonly=on, if=ide|floppy
   -snapshot               keep all writes off the disk images
@@ -26,7 +27,8 @@ the machine, in QEMU's spelling
   -rtc base=DATE          what the clock says at power-on, as 2024-01-31T12:00:00
   -device isa-debug-exit,iobase=0xf4,iosize=0x04
                           where the guest may end the run (this is the default)
-  -no-reboot              a reset ends the run
+  -action reboot=reset    start again when the guest resets the machine (shadowcorn-qemu's default)
+  -no-reboot              a reset ends the run, with exit code 8 (shadowcorn run's default)
 
 where output goes
   -serial WHERE           stdio (default), null or file:PATH; again for the next port
@@ -53,14 +55,14 @@ how to run
   --timeout S             stop after S host seconds (exit code 124)
   --max-insns N           stop after N instructions (exit code 124)
   --quantum N             instructions a virtual CPU runs before the next has its turn
-  --seed N                seed of whatever is random
+  --seed N                seed of RDRAND and RDSEED (default 0)
   --jit on|off|auto       compiled code for TLB misses; auto (default): where it can be had
   --clock KIND            how time passes: blocks (by their size, fast), instructions (one by one,
                           exact), auto (default): blocks where the host's processor can count them
   --shadow-policy P=off,..
-                          switch off what the cache learnt after 2007: unsync, large, prefetch,
-                          flood
+                          switch off what the cache learnt: unsync, large, prefetch, mmio,
+                          flood, reuse
 
 exit codes: (value << 1) | 1 from the guest's isa-debug-exit (always odd); 0 power-off or idle,
-2 bad usage or kernel, 4 triple fault, 6 internal error, 124 timeout
+2 bad usage or kernel, 4 triple fault, 6 internal error, 8 reset by the guest, 124 timeout
 """

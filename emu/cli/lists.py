@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What `shadowcorn-qemu` answers where QEMU answers without running anything.
+"""What `shadowcorn-qemu`, and in part `shadowcorn run`, answers without running anything.
 
 Scripts ask for the version and for lists of devices to find out which QEMU they have;
 kvm-unit-tests looks for the word QEMU in the help, and for `name "pc-testdev"` among the devices.
@@ -8,10 +8,11 @@ kvm-unit-tests looks for the word QEMU in the help, and for `name "pc-testdev"` 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from emu.cli import help, qemu
 
-__all__ = ["answer"]
+__all__ = ["answer", "listing"]
 
 _ASKING = ("help", "?")
 _CPUS = ("max", "qemu32", "qemu64", "base")
@@ -20,18 +21,24 @@ _MACHINES = (("pc", "the board: i440FX and PIIX3 (default)"),)
 
 def answer(words: Sequence[str]) -> str | None:
     """Return the answer, or None if the words ask for a run."""
-    names = [word.lstrip("-") for word in words]
     if any(word in ("-h", "-help", "--help") for word in words):
         return _help()
     if any(word in ("-version", "--version") for word in words):
         from emu.cli.report import version
 
         return f"shadowcorn {version()}, which reads the command line of QEMU emulator\n"
-    for name, value in zip(names, words[1:], strict=False):
+    return listing(words)
+
+
+def listing(words: Sequence[str]) -> str | None:
+    """Return the list that is asked for, as by `-cpu help`, or None."""
+    for word, value in pairwise(words):
+        if not word.startswith("-"):
+            continue
         if value.partition(",")[0] in _ASKING or value.endswith((",help", ",?")):
-            listing = _listing(name)
-            if listing is not None:
-                return listing
+            found = _listing(word.lstrip("-"))
+            if found is not None:
+                return found
     return None
 
 

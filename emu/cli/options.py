@@ -32,7 +32,7 @@ class DebugExit:
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """A disk image: `index` 0 is the first hard disk."""
+    """A disk image: `index` 0 is the first hard disk, or the first floppy."""
 
     path: str
     index: int
@@ -53,7 +53,8 @@ class FwCfg:
 class RunOptions:
     """One run. Outputs are "stdio", "null" or "file:PATH"; None is "not said".
 
-    `for_qemu` says that what is not said is to be as under QEMU.
+    `for_qemu` says that what is not said is to be as under QEMU. `reboot` is whether the machine
+    starts again when the guest resets it.
     """
 
     for_qemu: bool = False
@@ -68,15 +69,16 @@ class RunOptions:
     debugcon: list[tuple[int, str]] = field(default_factory=list)
     debug_exit: DebugExit | None = None
     test_device: bool = False
+    hpet: bool = True
     log_items: set[str] = field(default_factory=set)
     log_file: str | None = None
     display: str | None = None
     drives: list[Drive] = field(default_factory=list)
-    floppies: dict[int, str] = field(default_factory=dict)
+    floppies: dict[int, Drive] = field(default_factory=dict)
     snapshot: bool = False
     fw_cfg: list[FwCfg] = field(default_factory=list)
     rtc: str | None = None
-    no_reboot: bool = False
+    reboot: bool | None = None
     no_defaults: bool = False
 
     format: str = "auto"

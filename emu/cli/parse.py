@@ -67,6 +67,8 @@ def _machine(options: RunOptions, value: str) -> None:
     kind = fields.get("type", "pc")
     if kind not in ("pc", "isapc") and not kind.startswith(("pc-i440fx", "pc-1.", "pc-0.")):
         options.warn(f"machine type {kind} is not known: the board is a pc (i440FX)")
+    if "hpet" in fields:
+        options.hpet = fields["hpet"] != "off"
 
 
 def _log(options: RunOptions, value: str) -> None:
@@ -104,6 +106,15 @@ def _monitor(options: RunOptions, value: str) -> None:
         options.warn("there is no monitor: -monitor is passed over")
 
 
+def _action(options: RunOptions, value: str) -> None:
+    """-action: of QEMU's events, only what a reset does can be chosen."""
+    choice = qemu.properties(value, "reboot").get("reboot")
+    if choice not in (None, "reset", "shutdown"):
+        raise UsageError(f"-action reboot={choice}: reset or shutdown")
+    if choice is not None:
+        options.reboot = choice == "reset"
+
+
 def _rtc(options: RunOptions, value: str) -> None:
     base = qemu.properties(value, "base").get("base")
     options.rtc = base if base not in (None, "utc", "localtime") else None
@@ -138,6 +149,7 @@ def _choice(name: str, choices: tuple[str, ...]) -> _Setter:
 
 
 _VALUES: dict[str, _Setter] = {
+    "action": _action,
     "kernel": _attribute("kernel"),
     "append": _attribute("append"),
     "initrd": _attribute("initrd"),
@@ -167,7 +179,6 @@ _VALUES: dict[str, _Setter] = {
     "json": _attribute("json"),
 }
 _FLAGS: dict[str, str] = {
-    "no-reboot": "no_reboot",
     "nodefaults": "no_defaults",
     "snapshot": "snapshot",
     "audit": "audit",
@@ -180,7 +191,20 @@ _DISKS = {"hda": 0, "hdb": 1, "hdc": 2, "hdd": 3}
 _FLOPPIES = {"fda": 0, "fdb": 1}
 TAKES_VALUE = {
     **dict.fromkeys((*_VALUES, *_LATER, *_DISKS, *_FLOPPIES, "chardev", "drive"), True),
-    **dict.fromkeys((*_FLAGS, "nographic", "no-shutdown", "curses", "h", "help", "version"), False),
+    **dict.fromkeys(
+        (
+            *_FLAGS,
+            "nographic",
+            "no-shutdown",
+            "curses",
+            "no-reboot",
+            "no-hpet",
+            "h",
+            "help",
+            "version",
+        ),
+        False,
+    ),
 }
 """The options of a run: name to whether an argument follows."""
 
@@ -205,13 +229,17 @@ def parse_run(words: Sequence[str], *, for_qemu: bool = False) -> RunOptions:
         elif name in _DISKS:
             insert_disk(options, Drive(text, _DISKS[name]))
         elif name in _FLOPPIES:
-            options.floppies[_FLOPPIES[name]] = text
+            options.floppies[_FLOPPIES[name]] = Drive(text, _FLOPPIES[name])
         elif name == "chardev":
             add_chardev(options, text, chardevs)
         elif name == "drive":
             add_drive(options, text, unplugged)
         elif name == "nographic":
             nographic = True
+        elif name == "no-reboot":
+            options.reboot = False
+        elif name == "no-hpet":
+            options.hpet = False
         elif name == "curses":
             options.display = "curses"
         elif name in qemu.UNSUPPORTED:
@@ -241,6 +269,8 @@ def _second_pass(options: RunOptions, later: Sequence[tuple[str, str]], chardevs
             add_device(options, value, chardevs, unplugged)
         elif name == "parallel" and value not in ("none", "null"):
             options.warn("there is no parallel port: -parallel is passed over")
+    for name, drive in unplugged.items():
+        options.warn(f"-drive id={name}: no -device takes {drive.path}: passed over")
 
 
 def _defaults(options: RunOptions, nographic: bool) -> None:
@@ -249,6 +279,8 @@ def _defaults(options: RunOptions, nographic: bool) -> None:
         options.display = options.display or "none"
     if options.display is None:
         options.display = "text"
+    if options.reboot is None:
+        options.reboot = options.for_qemu
     options.serial_said = bool(options.serial)
     if not options.serial:
         shown = nographic or not options.for_qemu

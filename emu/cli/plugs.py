@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from emu.cli import qemu
 from emu.cli.options import DebugExit, Drive, RunOptions, parse_number
 from emu.errors import UsageError
@@ -63,7 +65,9 @@ def add_device(options: RunOptions, value: str, chardevs: dict[str, str],
     elif driver == "pc-testdev":
         options.test_device = True
     elif driver == "ide-hd" and fields.get("drive") in unplugged:
-        insert_disk(options, unplugged.pop(fields["drive"]))
+        drive = unplugged.pop(fields["drive"])
+        index = place(options, fields)
+        insert_disk(options, replace(drive, index=index if index >= 0 else drive.index))
     elif driver not in ("pci-testdev", "VGA"):
         options.warn(f"device {driver} is not known: passed over")
 
@@ -78,7 +82,25 @@ def insert_disk(options: RunOptions, drive: Drive) -> None:
         raise UsageError(f"two disks are to be number {index}: {drive.path} is the second")
     if index > 3:
         raise UsageError(f"{drive.path}: there is room for four disks (index 0 to 3)")
-    options.drives.append(Drive(drive.path, index, drive.snapshot, drive.read_only))
+    options.drives.append(replace(drive, index=index))
+
+
+def place(options: RunOptions, fields: dict[str, str]) -> int:
+    """Return what index=, or bus= and unit=, say: two units on each of two IDE buses; -1 for
+    nothing said. A bus without a unit means its first free one."""
+    if "index" in fields:
+        if "bus" in fields or "unit" in fields:
+            raise UsageError("a drive has either index=, or bus= and unit=")
+        return parse_number(fields["index"], "index")
+    if "bus" not in fields and "unit" not in fields:
+        return -1
+    bus = parse_number(fields.get("bus", "0").removeprefix("ide."), "bus")
+    if "unit" not in fields:
+        return 2 * bus + any(drive.index == 2 * bus for drive in options.drives)
+    unit = parse_number(fields["unit"], "unit")
+    if unit > 1:
+        raise UsageError(f"unit={unit}: an IDE bus has units 0 and 1")
+    return 2 * bus + unit
 
 
 def add_drive(options: RunOptions, value: str, unplugged: dict[str, Drive]) -> None:
@@ -95,10 +117,10 @@ def add_drive(options: RunOptions, value: str, unplugged: dict[str, Drive]) -> N
         raise UsageError(
             f"-drive {value}: only raw images can be read (qemu-img convert -O raw makes one)"
         )
-    index = parse_number(fields["index"], "index") if "index" in fields else -1
+    index = place(options, fields)
     drive = Drive(path, index, fields.get("snapshot") == "on", fields.get("readonly") == "on")
     if kind == "floppy":
-        options.floppies[max(index, 0)] = path
+        options.floppies[max(index, 0)] = replace(drive, index=max(index, 0))
     elif kind == "none":
         unplugged[fields.get("id", "")] = drive
     else:

@@ -9,6 +9,7 @@ could see, the others are worth a warning.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ __all__ = [
     "SILENT",
     "UNSUPPORTED",
     "Option",
+    "is_cpu_model",
     "properties",
     "split",
     "split_commas",
@@ -39,10 +41,10 @@ def _names(text: str) -> frozenset[str]:
 
 _SILENT_FLAGS = _names(
     "enable-kvm no-fd-bootchk no-user-config only-migratable enable-sync-profile async-teardown "
-    "mem-prealloc full-screen portrait win2k-hack singlestep usb no-hpet"
+    "mem-prealloc full-screen portrait win2k-hack singlestep usb"
 )
 _SILENT_WITH_VALUE = _names(
-    "accel action audio audiodev chroot compat echr global icount k L mem-path msg name net netdev "
+    "accel audio audiodev chroot compat echr global icount k L mem-path msg name net netdev "
     "nic numa overcommit pidfile rotate runas sandbox spice trace uuid vga vnc watchdog-action"
 )
 _UNSUPPORTED_FLAGS = _names("s S daemonize preconfig no-acpi xen-attach xen-domid-restrict")
@@ -75,6 +77,26 @@ KNOWN_DEVICES = {
     "ide-hd": "IDE",
 }
 """What `-device` takes, and the bus that `-device help` names for it."""
+
+
+_CPU_MODELS = _names(
+    "max base host qemu32 qemu64 kvm32 kvm64 486 pentium pentium2 pentium3 athlon phenom coreduo "
+    "core2duo n270 conroe penryn nehalem westmere sandybridge ivybridge haswell broadwell "
+    "skylake-client skylake-server cascadelake-server cooperlake icelake-server icelake-client "
+    "sapphirerapids graniterapids sierraforest denverton snowridge knightsmill opteron_g1 "
+    "opteron_g2 opteron_g3 opteron_g4 opteron_g5 epyc epyc-rome epyc-milan epyc-genoa dhyana "
+    "yongfeng"
+)
+
+
+def is_cpu_model(name: str) -> bool:
+    """Tell whether QEMU has a CPU model of that name, in whatever version of it.
+
+    >>> is_cpu_model("Skylake-Client-noTSX-IBRS-v4"), is_cpu_model("Skylark")
+    (True, False)
+    """
+    base = re.sub(r"(-notsx|-ibrs|-ibpb|-v\d+|-x86_64-cpu)*$", "", name.lower())
+    return base in _CPU_MODELS
 
 
 def split(words: Sequence[str], takes_value: dict[str, bool]) -> Iterator[Option]:

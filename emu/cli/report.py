@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emu.errors import UsageError
 from emu.outcome import Kind, Outcome
 
-__all__ = ["outcome_line", "summary", "version", "write_json"]
+if TYPE_CHECKING:
+    from emu.cpu.vcpu import Vcpu
+
+__all__ = ["outcome_line", "summary", "vcpu_lines", "version", "write_json"]
 
 
 def version() -> str:
@@ -35,6 +39,27 @@ def outcome_line(outcome: Outcome, place: str = "") -> str:
         f"{what}{place}, exit code {outcome.exit_code}, "
         f"{outcome.instructions:,} instructions in {outcome.seconds:.2f} s"
     )
+
+
+def vcpu_lines(cpus: Sequence[Vcpu], name_of: Callable[[int], str | None]) -> list[str]:
+    """Return a line for each vCPU: what it does, and where, by address and by `name_of(rip)`."""
+    lines = []
+    for cpu in cpus:
+        rip = cpu.regs.rip
+        name = name_of(rip)
+        where = f"{cpu.regs.cs.selector:#06x}:{rip:#x}" + (f" in {name}" if name else "")
+        lines.append(f"vCPU {cpu.index}: {_activity(cpu)} at {where}")
+    return lines
+
+
+def _activity(cpu: Vcpu) -> str:
+    if cpu.waits_for_sipi:
+        return "waiting for a SIPI"
+    if cpu.shut_down:
+        return "shut down"
+    if cpu.halted:
+        return "halted" if cpu.listens else "halted with interrupts off"
+    return "running"
 
 
 def write_json(path: str, outcome: Outcome, counters: Mapping[str, int], *, serial_tail: str,
@@ -70,6 +95,7 @@ _TABLE: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("fills", "", "TLB misses"),
             ("answered", "fills", "answered from the shadow tables"),
+            ("mmio_hit", "answered", "  at a device, without a walk"),
             ("pf_taken", "fills", "shadow faults: the guest's tables were walked"),
             ("pf_fixed", "pf_taken", "  fixed by building or changing entries"),
             ("pf_guest", "pf_taken", "  the guest's own page faults"),
@@ -87,6 +113,7 @@ _TABLE: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("mmu_pde_zapped", "", "entries zapped by them"),
             ("mmu_shadow_zapped", "", "shadow pages taken out"),
             ("mmu_flooded", "mmu_shadow_zapped", "  for being written and not used"),
+            ("mmu_reused", "mmu_shadow_zapped", "  for being plainly something else now"),
             ("mmu_recycled", "mmu_shadow_zapped", "  to make room"),
             ("mmu_unsync", "", "tables left out of sync until a flush"),
         ),

@@ -31,6 +31,13 @@ def command(words: Sequence[str]) -> int:
     if any(word in HELP_WORDS for word in words):
         print(help.RUN, end="")
         return 0
+    if any(word.endswith(("help", "?")) for word in words):
+        from emu.cli.lists import listing
+
+        text = listing(words)
+        if text is not None:
+            print(text, end="")
+            return 0
     return run(parse_run(words))
 
 
@@ -104,7 +111,7 @@ def connect_tracers(options: RunOptions, machine: Machine) -> None:
         log = logging.getLogger("shadowcorn.int")
         for cpu in machine.cpus:
             name = f"cpu {cpu.index}: " if len(machine.cpus) > 1 else ""
-            cpu.on_event = lambda past, name=name: log.debug("%s%s", name, event_line(past))
+            cpu.record.on_event = lambda past, name=name: log.debug("%s%s", name, event_line(past))
 
 
 class Session:
@@ -256,21 +263,31 @@ class Session:
             say("interrupted")
             code = EXIT_INTERRUPTED
         elif not options.for_qemu or outcome.kind not in (Kind.GUEST_EXIT, Kind.POWER_OFF):
-            from emu.cli.report import outcome_line
-
-            say(outcome_line(outcome, self._place(outcome)))
+            self._tell_how_it_ended(outcome)
         self._write_reports(outcome)
         return code
 
-    def _place(self, outcome: Outcome) -> str:
-        """Return where a run stood that did not end by itself, by the kernel's own symbols."""
-        image = self.kernel.image
-        if outcome.kind not in (Kind.TRIPLE_FAULT, Kind.TIMEOUT, Kind.INSN_LIMIT) or not image:
-            return ""
+    def _tell_how_it_ended(self, outcome: Outcome) -> None:
+        """One line; with several vCPUs, where the guest did not choose the end, theirs first."""
+        from emu.cli.report import outcome_line, vcpu_lines
+
+        unfinished = outcome.kind in (Kind.TIMEOUT, Kind.INSN_LIMIT, Kind.INTERNAL)
+        place = ""
+        if unfinished or outcome.kind is Kind.TRIPLE_FAULT:
+            name_of = self._symbols()
+            name = name_of(self.machine.regs.rip)
+            place = f" in {name}" if name and outcome.kind is not Kind.INTERNAL else ""
+            if unfinished and len(self.machine.cpus) > 1:
+                for line in vcpu_lines(self.machine.cpus, name_of):
+                    say(line)
+        say(outcome_line(outcome, place))
+
+    def _symbols(self) -> Callable[[int], str | None]:
+        """Return what finds the kernel's own symbol for an address."""
         from emu.boot.elf import is_elf, symbols
 
-        name = symbols(image).name_of(self.machine.regs.rip) if is_elf(image) else None
-        return f" in {name}" if name else ""
+        image = self.kernel.image
+        return symbols(image).name_of if image and is_elf(image) else lambda address: None
 
     @staticmethod
     def _explain_failure(report: str) -> None:

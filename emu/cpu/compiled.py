@@ -50,7 +50,10 @@ RING = 280  # the last of them: vector | source << 8, error code, CR2, CS, RIP, 
 RING_ENTRIES = 8
 RING_ENTRY = 48
 BASE = RING + RING_ENTRIES * RING_ENTRY  # instructions executed when COUNTER was 0
-STATE_BYTES = BASE + 8
+PKRU = BASE + 8  # as the MMU was last told; KEYS_OFF if they are
+STATE_BYTES = PKRU + 8
+
+KEYS_OFF = 1 << 32
 
 PAGE_FAULT = 0x1000
 """Our own exception index: a fill was refused."""
@@ -61,13 +64,14 @@ _CR3 = (H.CR_Q + 3) * 8
 _GDT = H.GDT_D * 4
 _LDT = H.LDT_D * 4
 _TR = H.TR_D * 4
+_PKRU = H.PKRU_D * 4
 _CS64 = H.HF_CS64
 _WINDOW = 1 << 40
 
 
 def call_fill(function: int, uc: int, gva: int, kind: int, entry: int, state: int) -> int:
     """Call a TLB fill hook by its address."""
-    return int(raw.FILL_CALLBACK(function)(uc, gva & (1 << 64) - 1, kind, entry, state))
+    return int(raw.FILL_CALLBACK(function)(uc, gva & (1 << 64) - 1, kind, entry))
 
 
 def call_stop(function: int, uc: int) -> int:
@@ -94,6 +98,9 @@ def fill(uc: int, gva: int, kind: int, entry: int, state: int) -> int:
             last = base + load32(env + table + 16)
             if base >> 12 <= page and page <= last >> 12:
                 python = True
+    told = load64(state + PKRU)
+    if told != KEYS_OFF and load32(env + _PKRU) != told:
+        python = True
     if not python:
         answer = hit(load64(state + HIT_BLOCK), gva, kind - 16, user)
         if answer != 0:

@@ -208,7 +208,7 @@ def deliver(uc: int, state: int, vector: int, source: int, has_code: int, code: 
 
 
 def note(state: int, env: int, what: int, code: int) -> int:
-    """Note an event for `Vcpu.recent`, before it changes anything; returns 0."""
+    """Note an event for `emu.cpu.record`, before it changes anything; returns 0."""
     count = load64(state + NOTED)
     at = state + RING + (count % RING_ENTRIES) * RING_ENTRY
     store64(at, what)

@@ -2,7 +2,8 @@
 """What this processor says of itself, and which of Unicorn's instructions it therefore has.
 
 The engine decodes by its own feature words, so they are cut down once to what really works, and
-CPUID then reports them: the two cannot disagree. What is cut although the model has it is in
+CPUID then reports them: the two cannot disagree. Only what we execute in the engine's stead is in
+no word of its own (`_OURS`). What is cut although the model has it is in
 `ABSENT`, by leaf; README quotes it.
 """
 
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from emu.cpu import hidden as H
 from mmu.arch import Features
 
-__all__ = ["ABSENT", "FEATURE_NAMES", "Cpuid", "CpuidResult"]
+__all__ = ["ABSENT", "FEATURE_NAMES", "Cpuid", "CpuidResult", "can_be_had"]
 
 # The order of QEMU's feature words (target/i386/cpu.h, FEAT_*).
 F1_EDX, F1_ECX, F7_EBX, F7_ECX, F7_EDX, F7_1_EAX, F81_EDX, F81_ECX = range(8)
@@ -127,12 +128,34 @@ _KEEP = {
 _ADD = {
     F1_ECX: 1 << 31 | 1 << 24 | 1 << 21,
     F1_EDX: 1 << 9,
-    F7_EBX: 1 << 1,
+    F7_EBX: 1 << 1 | 1 << 18,
     F7_ECX: 1 << 2 | 1 << 3 | 1 << 16,
 }
 
+# CPUID shows them, and the engine is told that it has not got them: see emu.cpu.undefined.
+_OURS = ("rdrand", "rdseed")
+_HIDDEN = {FEATURE_NAMES[name][0]: 1 << FEATURE_NAMES[name][1] for name in _OURS}
+
+# CPUID.4: (type and level, ways and line size, sets less 1, flags). All are a core's own.
+_CACHES = (
+    (0x121, 0x01C0_003F, 0x3F, 1),  # L1, data: 32 KiB
+    (0x122, 0x01C0_003F, 0x3F, 1),  # L1, instructions: 32 KiB
+    (0x143, 0x03C0_003F, 0xFFF, 1),  # L2: 4 MiB
+)
+_INVARIANT_TSC = 1 << 8  # CPUID.80000007H:EDX
+
 _CR4_OSXSAVE = 1 << 18
 _CR4_PKE = 1 << 22
+
+
+def can_be_had(name: str) -> bool:
+    """Return whether a feature can be switched on; raises KeyError for an unknown name.
+
+    >>> can_be_had("smep"), can_be_had("avx")
+    (True, False)
+    """
+    word, bit = FEATURE_NAMES[name]
+    return name not in ABSENT and bool(_KEEP[word] >> bit & 1)
 
 
 class CpuidResult(NamedTuple):
@@ -164,21 +187,24 @@ class Cpuid:
         q[H.FEATURES_Q + _SVM_WORD] = 0
         # XCR0: x87, SSE and PKRU, the only states that TCG keeps.
         q[H.FEATURES_Q + _XSAVE_COMPONENTS] &= 0x203
+        self._shown = {word: q[H.FEATURES_Q + word] for word in _KEEP}
         for name in ABSENT:
             self.set_feature(name, False)
+        for name in _OURS:
+            self.set_feature(name, self.has(name))
         self.apic_enabled: Callable[[], bool] = lambda: True
         """Whether IA32_APIC_BASE has the local APIC on: CPUID shows it only then."""
 
     def has(self, name: str) -> bool:
         """Return whether a feature is on; raises KeyError for an unknown name."""
         word, bit = FEATURE_NAMES[name]
-        return bool(self._q[H.FEATURES_Q + word] >> bit & 1)
+        return bool(self._shown[word] >> bit & 1)
 
     def set_feature(self, name: str, on: bool) -> None:
-        """Switch a feature; raises KeyError for an unknown name."""
+        """Switch a feature that `can_be_had`; raises KeyError for an unknown name."""
         word, bit = FEATURE_NAMES[name]
-        at = H.FEATURES_Q + word
-        self._q[at] = self._q[at] & ~(1 << bit) | int(on) << bit
+        shown = self._shown[word] = self._shown[word] & ~(1 << bit) | int(on) << bit
+        self._q[H.FEATURES_Q + word] = shown & ~_HIDDEN.get(word, 0)
 
     def paging_features(self) -> Features:
         """Return what the MMU has to know."""
@@ -192,7 +218,7 @@ class Cpuid:
         )
 
     def _word(self, word: int) -> int:
-        return self._q[H.FEATURES_Q + word]
+        return self._shown[word]
 
     def leaf(self, eax: int, ecx: int) -> CpuidResult | None:
         """Return a leaf, or None where the engine's own answer is right."""
@@ -214,6 +240,13 @@ class Cpuid:
             ebx |= min(self._cpus, 255) << 16
             edx |= 1 << 28
         return CpuidResult(self._d[H.CPUID_VERSION_D], ebx, ecx, edx)
+
+    def _leaf_4(self, ecx: int) -> CpuidResult:
+        """Return the caches; the top of EAX says how many cores there are, less one."""
+        if ecx >= len(_CACHES):
+            return CpuidResult(0, 0, 0, 0)
+        eax, *others = _CACHES[ecx]
+        return CpuidResult(eax | self._cpus - 1 << 26, *others)
 
     def _leaf_7(self, ecx: int) -> CpuidResult:
         if ecx:
@@ -239,6 +272,9 @@ class Cpuid:
     def _leaf_ext_1(self, _ecx: int) -> CpuidResult:
         return CpuidResult(self._d[H.CPUID_VERSION_D], 0, self._word(F81_ECX), self._word(F81_EDX))
 
+    def _leaf_ext_7(self, _ecx: int) -> CpuidResult:
+        return CpuidResult(0, 0, 0, _INVARIANT_TSC if self.has("tsc") else 0)
+
     def _leaf_ext_8(self, _ecx: int) -> CpuidResult:
         linear = 57 if self.has("la57") else 48
         return CpuidResult(linear << 8 | 40, 0, 0, 0)
@@ -249,6 +285,7 @@ class Cpuid:
 
 _LEAVES = {
     1: Cpuid._leaf_1,
+    4: Cpuid._leaf_4,
     5: Cpuid._none,  # MONITOR
     6: Cpuid._none,  # thermal
     7: Cpuid._leaf_7,
@@ -257,7 +294,7 @@ _LEAVES = {
     0x14: Cpuid._none,  # processor trace
     0x4000_0000: Cpuid._leaf_hypervisor,
     0x8000_0001: Cpuid._leaf_ext_1,
-    0x8000_0007: Cpuid._none,
+    0x8000_0007: Cpuid._leaf_ext_7,
     0x8000_0008: Cpuid._leaf_ext_8,
     0x8000_000A: Cpuid._none,  # SVM
 }

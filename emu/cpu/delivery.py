@@ -46,12 +46,14 @@ from emu.cpu.registers import (
     TR,
     Registers,
 )
-from mmu.arch import ACCESS_IMPLICIT, ACCESS_USER, ACCESS_WRITE
+from emu.cpu.stack import Stack
+from mmu.arch import ACCESS_IMPLICIT, ACCESS_USER
 
 __all__ = ["Delivery", "Descriptor", "check_io_permission"]
 
 _CR0_PE = 1
 _EFER_LMA = 1 << 10
+_DR6_BT = 1 << 15
 _DR7_GD = 1 << 13
 _TASK_GATE = 5
 _GATE_TYPES = frozenset({5, 6, 7, 14, 15})
@@ -116,9 +118,13 @@ class Delivery:
         linear: LinearMemory,
         state: H.HiddenState,
         load_cr3: Callable[[int], None],
+        breakpoints_changed: Callable[[], None],
     ) -> None:
-        """Work on these registers and this memory; `load_cr3` is MOV CR3 for a task switch."""
+        """Work on these registers and this memory; for a task switch `load_cr3` is MOV CR3, and
+        `breakpoints_changed` is called when it has changed DR7."""
         self.load_cr3 = load_cr3
+        self.breakpoints_changed = breakpoints_changed
+        self._task_traps = False  # the T bit of the task just switched to
         self._regs = regs
         self._linear = linear
         self._d = state.d
@@ -127,6 +133,8 @@ class Delivery:
 
     def deliver(self, event: Event) -> list[Event]:
         """Deliver `event`, or what it turns into; returns every event tried, in order.
+
+        A task with its T bit set has a #DB behind the event (SDM 3A 7.2.1).
 
         Raises Shutdown when a double fault cannot be delivered; the events tried so far are its
         argument. RIP, memory and all other registers are then as before.
@@ -145,13 +153,18 @@ class Delivery:
                 else:
                     self._deliver_real(event)
             except Fault as fault:
-                if event.start is not None:
+                if event.start is not None and not fault.in_new_task:
                     regs.rip = event.start
                 event = self._next_event(tried, fault)
                 tried.append(event)
             else:
                 self._entered(event)
-                return tried
+                if not self._task_traps:
+                    return tried
+                self._task_traps = False
+                regs.dr6 |= _DR6_BT
+                event = Event(Vector.DB)
+                tried.append(event)
 
     def _next_event(self, tried: list[Event], fault: Fault) -> Event:
         from emu.cpu.faults import Shutdown
@@ -180,7 +193,7 @@ class Delivery:
             raise Fault(Vector.GP, event.vector * 8 + IDT)
         entry = linear.read(table.base + at & 0xFFFF_FFFF, 4)
         flags = regs.rflags
-        stack = _Stack(linear, regs.segment_base(SS), regs.rsp, self._stack_mask(), 2)
+        stack = Stack(linear, regs.segment_base(SS), regs.rsp, self._stack_mask(), 2)
         stack.push(flags, regs.segment_selector(CS), regs.rip)
         linear.commit()
         regs.rsp = stack.pointer_in(regs.rsp)
@@ -214,7 +227,7 @@ class Delivery:
             cpl = code.dpl
             pointer, stack_segment = self._inner_stack(cpl, ext)
             mask = 0xFFFF_FFFF if stack_segment.flags & DESC_B else 0xFFFF
-            stack = _Stack(linear, stack_segment.base, pointer, mask, width, ext)
+            stack = Stack(linear, stack_segment.base, pointer, mask, width, ext)
             above = [regs.segment_selector(SS), regs.rsp]
             if old_flags & EFLAGS_VM:
                 above = [*map(regs.segment_selector, (GS, FS, DS, ES)), *above]
@@ -222,7 +235,7 @@ class Delivery:
             if old_flags & EFLAGS_VM or (not code.flags & DESC_C and code.dpl != old_cpl):
                 raise Fault(Vector.GP, gate.selector & 0xFFFC | ext)
             cpl = old_cpl
-            stack = _Stack(linear, regs.segment_base(SS), regs.rsp, self._stack_mask(), width, ext)
+            stack = Stack(linear, regs.segment_base(SS), regs.rsp, self._stack_mask(), width, ext)
             stack.access = ACCESS_USER if cpl == 3 else ACCESS_IMPLICIT
             above = []
         self._push_frame(stack, event, old_flags, *above)
@@ -242,7 +255,7 @@ class Delivery:
         regs.rip = gate.offset
         self._new_flags(old_flags, gate)
 
-    def _push_frame(self, stack: _Stack, event: Event, flags: int, *above: int) -> None:
+    def _push_frame(self, stack: Stack, event: Event, flags: int, *above: int) -> None:
         """Push what an IRET will pop, the values of `above` first, and the error code."""
         if event.source is Source.EXCEPTION and event.vector in FAULT_CLASS:
             flags |= EFLAGS_RF
@@ -334,7 +347,7 @@ class Delivery:
         from emu.cpu.task import switch_task
 
         # SDM 3A 7.3: the error code goes onto the new task's stack.
-        switch_task(self._regs, self._linear, self, gate.selector, event, ext)
+        self._task_traps = switch_task(self._regs, self._linear, self, gate.selector, event, ext)
 
     # --- Long mode (SDM 3A 6.14) -----------------------------------------------------------------
 
@@ -368,7 +381,7 @@ class Delivery:
         old_flags = regs.rflags
         # Code at CPL 3 reached from CPL 3 pushes as the user that it is.
         access = ACCESS_USER if cpl == 3 else ACCESS_IMPLICIT
-        stack = _Stack(linear, 0, pointer & ~0xF, (1 << 64) - 1, 8, ext, access)
+        stack = Stack(linear, 0, pointer & ~0xF, (1 << 64) - 1, 8, ext, access)
         self._push_frame(stack, event, old_flags, regs.segment_selector(SS), regs.rsp)
         if not code.flags & DESC_A:
             linear.stage(code.address + 4, 4, code.flags | DESC_A)
@@ -385,67 +398,6 @@ class Delivery:
         if at + 7 > tr.limit:
             raise Fault(Vector.TS, tr.selector & 0xFFFC | ext)
         return self._linear.read(tr.base + at, 8)
-
-
-class _Stack:
-    """A stack under construction: pushes are staged, nothing is written."""
-
-    __slots__ = ("_base", "_ext", "_linear", "_mask", "_width", "access", "pointer")
-
-    def __init__(
-        self,
-        linear: LinearMemory,
-        base: int,
-        pointer: int,
-        mask: int,
-        width: int,
-        ext: int = 0,
-        access: int = ACCESS_IMPLICIT,
-    ) -> None:
-        """Push values of `width` bytes below `pointer`, whose bits in `mask` move."""
-        self._linear = linear
-        self._base = base
-        self._mask = mask
-        self._width = width
-        self._ext = ext
-        self.pointer = pointer & mask
-        self.access = access
-
-    def push(self, *values: int) -> None:
-        """Stage values, the first one at the highest address."""
-        width = self._width
-        size = width * len(values)
-        bottom = self._base + self.pointer - size
-        no_wrap = size <= self.pointer and (width == 8 or bottom + size <= 1 << 32)
-        if not no_wrap or bottom & 0xFFF > 0x1000 - size:
-            for value in values:
-                self.pointer = self.pointer - width & self._mask
-                self._stage(self._base + self.pointer, width, value)
-            return
-        # All in one page. The first push is the one that would fault.
-        self.pointer -= size
-        whole, mask = 0, (1 << 8 * width) - 1
-        for value in values:
-            whole = whole << 8 * width | value & mask
-        self._stage(bottom, size, whole, bottom + size - width)
-
-    def _stage(self, address: int, size: int, value: int, first: int | None = None) -> None:
-        if self._width < 8:
-            address &= 0xFFFF_FFFF
-        try:
-            if first is not None:
-                self._linear.physical(first, self.access | ACCESS_WRITE, Vector.SS)
-            self._linear.stage(address, size, value, self.access, Vector.SS)
-        except Fault as fault:
-            if fault.vector == Vector.SS:
-                raise Fault(Vector.SS, self._ext) from None
-            raise
-
-    def pointer_in(self, old: int) -> int:
-        """Return the new stack pointer register: bits outside the mask stay."""
-        if self._mask == 0xFFFF:
-            return old & ~0xFFFF | self.pointer
-        return self.pointer
 
 
 def check_io_permission(regs: Registers, linear: LinearMemory, port: int, size: int) -> None:

@@ -86,6 +86,8 @@ class Fault(Exception):
         self.vector = vector
         self.error_code = error_code
         self.cr2 = cr2
+        self.in_new_task = False
+        """Found when a task switch was past its commit: the old instruction is left for good."""
 
 
 class Shutdown(Exception):

@@ -7,32 +7,20 @@ C structures behind the engine's handle::
 
     uc_struct --cpu--> CPUState --env_ptr--> CPUX86State ("env")
 
-`layout` finds them once per process in a throw-away engine. Values written through the public
-interface lead from one structure to the next; what follows inside a structure is the order of
-fields in QEMU 5.0.1 as Unicorn 2.1 builds it, one layout on every 64-bit host. None of that is
-taken on trust: a short guest program then makes Unicorn change every field that matters, and each
-must show what happened. A build that is laid out otherwise ends in `CalibrationError`.
+What lies inside env is the order of fields in QEMU 5.0.1 as Unicorn 2.1 builds it, one layout on
+every 64-bit host; where the rest is, emu.cpu.calibration finds out, and takes nothing on trust.
 
 `HiddenState` is the live view of one engine: memoryviews over the structures, so that a register
-costs 30 ns to read or write, inside hooks too. Pointers are followed by reads that cannot crash
-(`read_process_memory`), and only while calibrating.
+costs 30 ns to read or write, inside hooks too.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
-import struct
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
-from emu.cpu import raw
-from emu.errors import CalibrationError
-
-__all__ = ["HiddenState", "Layout", "layout"]
+__all__ = ["HiddenState", "Layout", "view"]
 
 # Offsets inside env, which starts with RAX. The suffix says the unit: _Q 8, _D 4, _H 2 bytes.
 RIP_Q = 16
@@ -81,16 +69,37 @@ VENDOR_D = 5616 // 4  # three; then cpuid_version, then the feature words, 64 bi
 CPUID_VERSION_D = VENDOR_D + 3
 FEATURES_Q = (VENDOR_D + 4) // 2
 ENV_BYTES = 6144
+UC_BYTES = 8192  # of uc_struct, more than enough
 
-# Of CPUState, from cflags_next_tb, the only word near its start that rests at all ones.
-_EXIT_REQUEST_BACK = 3  # a byte
-_INTERRUPT_REQUEST_AHEAD = 4
-# Of CPUState, from the back pointer to uc_struct near its end.
-_EXCEPTION_INDEX_BACK = 8
-
-_UC_BYTES = 8192
-_ENV_REACH = 65536
-_CPU_MODEL_PROBE = 25  # any model will do; this one has SVM for nothing but its CPUID leaves
+# QEMU's numbers (target/i386/cpu.h, svm.h).
+HF_CPL = 3
+HF_INHIBIT_IRQ = 1 << 3
+HF_CS32 = 1 << 4
+HF_SS32 = 1 << 5
+HF_ADDSEG = 1 << 6
+HF_PE = 1 << 7
+HF_MP_EM_TS_SHIFT = 8  # CR0 bits 1 to 3 become hflags bits 9 to 11
+HF_MP_EM_TS = 7 << 9
+HF_LMA = 1 << 14
+HF_CS64 = 1 << 15
+HF_GUEST = 1 << 21
+HF_OSFXSR = 1 << 22
+HF_SMAP = 1 << 23
+HF_IOBPT = 1 << 24
+HF2_GIF = 1 << 0
+HF2_NMI = 1 << 2
+INTERRUPT_SMI = 0x0040
+INTERRUPT_VIRQ = 0x0100
+INTERRUPT_NMI = 0x0200
+VMEXIT = 0x100
+EXIT_EXCEPTION = 0x40
+EXIT_FIRST = 0x60
+EXIT_NMI = 0x61
+EXIT_SMI = 0x62
+EXIT_VINTR = 0x64
+EXIT_PAUSE = 0x77
+EXIT_INVLPG = 0x79
+EXIT_MSR = 0x7C
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,353 +129,26 @@ class HiddenState:
     def __init__(self, handle: int, where: Layout) -> None:
         """Attach to the engine with this handle."""
         self.layout = where
-        self.uc = _view(handle, _UC_BYTES, "Q")
+        self.uc = view(handle, UC_BYTES, "Q")
         cpu_address = self.uc[where.uc_cpu // 8]
         self.env_address = env_address = cpu_address + where.cpu_env
-        self.q = _view(env_address, ENV_BYTES, "Q")
+        self.q = view(env_address, ENV_BYTES, "Q")
         self.d = self.q.cast("B").cast("I")
         self.h = self.q.cast("B").cast("H")
         self.b = self.q.cast("B")
-        self.cpu = _view(cpu_address, 64, "I")
-        self.exit_request = _view(cpu_address + where.cpu_exit_request, 1, "B")
-        self.exception_index = _view(cpu_address + where.cpu_exception_index, 4, "i")
-        self.invalid_error = _view(handle + where.uc_invalid_error, 4, "I")
-        icount = _view(cpu_address + where.cpu_icount_pointer, 8, "Q")[0]
-        self.icount_high = _view(icount + 2, 2, "h")
+        self.cpu = view(cpu_address, 64, "I")
+        self.exit_request = view(cpu_address + where.cpu_exit_request, 1, "B")
+        self.exception_index = view(cpu_address + where.cpu_exception_index, 4, "i")
+        self.invalid_error = view(handle + where.uc_invalid_error, 4, "I")
+        icount = view(cpu_address + where.cpu_icount_pointer, 8, "Q")[0]
+        self.icount_high = view(icount + 2, 2, "h")
         self.counter = where.uc_emu_counter // 8
         self.limit = where.uc_emu_count // 8
         self.invalid_addr = where.uc_invalid_addr // 8
         self.interrupt_request = where.cpu_interrupt_request // 4
 
 
-def _view(address: int, size: int, word: Literal["B", "h", "i", "I", "Q"]) -> memoryview:
+def view(address: int, size: int, word: Literal["B", "h", "i", "I", "Q"]) -> memoryview:
+    """Return `size` bytes of this process's memory by 1, 2, 4 or 8 bytes."""
     buffer = (ctypes.c_uint8 * size).from_address(address)
     return memoryview(buffer).cast("B").cast(word)
-
-
-@lru_cache(maxsize=1)
-def layout() -> Layout:
-    """Return the layout of this process's Unicorn; found and checked once (10 to 20 ms).
-
-    Raises CalibrationError if a structure is not as it must be.
-    """
-    if sys.maxsize <= 2**32 or sys.byteorder != "little":
-        raise CalibrationError("shadowcorn needs a 64-bit little-endian host")
-    handle = raw.open_engine(_CPU_MODEL_PROBE)
-    try:
-        return _Calibration(handle).run()
-    finally:
-        raw.close(handle)
-
-
-def _refuse(what: str) -> CalibrationError:
-    return CalibrationError(
-        f"Unicorn {raw.version()} keeps its processor state otherwise than shadowcorn knows "
-        f"({what}); shadowcorn needs the unicorn package >= 2.1.4, < 2.2"
-    )
-
-
-# The guest program of the calibration: it lies at _CODE and each step ends in a hook.
-_CODE = 0x1000
-_BAD_PAGE = 0x5A5A_1234_5000
-_BAD = _BAD_PAGE + 0x678
-_PROGRAM = bytes.fromhex(
-    "90909090909090"  # seven nops
-    "cd42"  # int 0x42           is_int, exception index
-    "0f32"  # rdmsr              intercepted: exit 0x7c
-    "0f0b"  # ud2                intercepted exception: exit 0x46
-    "488b03"  # mov rax, [rbx]     the bad page: our own exception index
-    "f4"  # hlt
-)
-_PROGRAM_INSNS = 12
-_COUNT = 0x123_4567
-_OUR_EXCEPTION = 0x1000
-
-
-class _Calibration:
-    """One run of the search and of its checks, over one throw-away engine."""
-
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
-        self.reader = _reader()
-        self.found: dict[str, int] = {}
-        self.steps: list[tuple[int, ...]] = []
-        self.failure = ""
-
-    def run(self) -> Layout:
-        self._find_env()
-        self._check_words()
-        self._check_public_registers()
-        self._run_program()
-        return Layout(**self.found)
-
-    # --- Finding ----------------------------------------------------------------------------
-
-    def _find_env(self) -> None:
-        marks = (0x1122_3344_5566_7788, 0x99AA_BBCC_DDEE_FF01, 0x0203_0405_0607_0809, _BAD)
-        for register, mark in zip((raw.RAX, raw.RCX, raw.RDX, raw.RBX), marks, strict=True):
-            raw.reg_write(self.handle, register, mark)
-        pattern = struct.pack("<4Q", *marks)
-        head = self.reader(self.handle, _UC_BYTES)
-        for offset in range(0, len(head) - 7, 8):
-            (pointer,) = struct.unpack_from("<Q", head, offset)
-            if pointer < 0x10000 or pointer >> 47 or pointer & 7:
-                continue
-            env = self.reader(pointer, _ENV_REACH).find(pattern)
-            # Other blocks of the heap may lie before the processor: it must look like one, too.
-            if env > 0 and env % 8 == 0 and self._is_cpu_state(pointer, env):
-                self.found.update(uc_cpu=offset, cpu_env=env)
-                self.cpu = pointer
-                self.env = _view(pointer + env, ENV_BYTES, "Q")
-                return
-        raise _refuse("no register file behind the handle")
-
-    def _is_cpu_state(self, cpu: int, env: int) -> bool:
-        """Find the fields of a CPUState at `cpu`, if it is one."""
-        state = self.reader(cpu, env)
-        env_pointer = state.find(struct.pack("<Q", cpu + env))
-        back_pointer = state.rfind(struct.pack("<Q", self.handle))
-        resting = [at for at in range(0, 64, 4) if state[at : at + 4] == b"\xff" * 4]
-        if env_pointer < 0 or back_pointer < 0 or len(resting) != 1:
-            return False
-        (icount,) = struct.unpack_from("<Q", state, env_pointer + 8)
-        if not 0 < cpu + env - icount <= 64:  # icount_decr lies just before env
-            return False
-        self.found.update(
-            cpu_icount_pointer=env_pointer + 8,
-            cpu_exit_request=resting[0] - _EXIT_REQUEST_BACK,
-            cpu_interrupt_request=resting[0] + _INTERRUPT_REQUEST_AHEAD,
-            cpu_exception_index=back_pointer - _EXCEPTION_INDEX_BACK,
-        )
-        return True
-
-    def _check_words(self) -> None:
-        """Look at words that rest at known values."""
-        vendor = self.env.cast("B")[VENDOR_D * 4 : VENDOR_D * 4 + 12].tobytes()
-        if vendor != b"GenuineIntel":
-            raise _refuse("no CPU vendor behind env")
-        words = self.env[FEATURES_Q : FEATURES_Q + 7]
-        if words[0] & 0x8001 != 0x8001 or not words[6] >> 29 & 1 or any(w >> 32 for w in words):
-            raise _refuse("no CPUID feature words behind env")
-        if self.env.cast("B").cast("I")[OLD_EXCEPTION_D] != 0xFFFF_FFFF:
-            raise _refuse("old_exception does not rest at -1")
-
-    def _check_public_registers(self) -> None:
-        """Set through Unicorn's interface what it shows, and look where it went."""
-        dwords = self.env.cast("B").cast("I")
-        for register, index, value in (
-            (raw.RIP, RIP_Q, 0x1234_5678_9ABC),
-            (raw.CR2, CR_Q + 2, 0x1357_9BDF_0246),
-            (raw.CR3, CR_Q + 3, 0x2468_A000),
-            (raw.DR0, DR_Q, 0x1111_2222_3333),
-            (raw.DR0 + 3, DR_Q + 3, 0x4444_5555_6666),
-            (raw.FS_BASE, (SEGS_D + 4 * SEG_DWORDS + 2) // 2, 0x7777_0000_8888),
-            (raw.GS_BASE, (SEGS_D + 5 * SEG_DWORDS + 2) // 2, 0x9999_0000_AAAA),
-        ):
-            raw.reg_write(self.handle, register, value)
-            if self.env[index] != value:
-                raise _refuse(f"register {register} is not at word {index}")
-            raw.reg_write(self.handle, register, 0)
-        for register, index, selector in (
-            (raw.LDTR, LDT_D, 0x28),
-            (raw.TR, TR_D, 0x38),
-            (raw.GDTR, GDT_D, 0),
-            (raw.IDTR, IDT_D, 0),
-        ):
-            raw.table_write(self.handle, register, selector, 0xABCD_0000_1230, 0x4567, 0x8B00)
-            shown = (dwords[index], self.env[index // 2 + 1], dwords[index + 4])
-            if shown != (selector, 0xABCD_0000_1230, 0x4567):
-                raise _refuse(f"table register {register} is not at word {index}")
-            raw.table_write(self.handle, register, 0, 0, 0, 0)
-        raw.reg_write(self.handle, raw.EFLAGS, 0x202 | 0x8D5)
-        if dwords[CC_OP_D] != 1 or self.env[CC_SRC_Q] != 0x8D5 or dwords[DF_D] != 1:
-            raise _refuse("the lazy flags are elsewhere")
-        for msr, index in (
-            (0x174, SYSENTER_CS_D // 2),
-            (0x175, SYSENTER_ESP_Q),
-            (0x176, SYSENTER_EIP_Q),
-            (0x277, PAT_Q),
-            (0xC000_0081, STAR_Q),
-            (0xC000_0082, LSTAR_Q),
-            (0xC000_0083, CSTAR_Q),
-            (0xC000_0084, FMASK_Q),
-            (0xC000_0102, KERNEL_GS_BASE_Q),
-            (0xC000_0103, TSC_AUX_Q),
-        ):
-            before = self.env[index]
-            raw.msr_write(self.handle, msr, 0xBEE8)
-            if self.env[index] != 0xBEE8:
-                raise _refuse(f"MSR {msr:#x} is not at word {index}")
-            raw.msr_write(self.handle, msr, before)
-
-    # --- Checking by execution ------------------------------------------------------------------
-
-    def _run_program(self) -> None:
-        memory = (ctypes.c_uint8 * 0x5000)()
-        base = -(-ctypes.addressof(memory) // 0x1000) * 0x1000
-        ctypes.memmove(base + _CODE, _PROGRAM, len(_PROGRAM))
-        ctypes.memset(base + 0x2000, 0xFF, 0x2000)  # every MSR is intercepted
-        raw.map_memory(self.handle, 0, 0x4000, raw.PROT_ALL, base)
-        raw.use_virtual_tlb(self.handle)
-        self.dwords = self.env.cast("B").cast("I")
-        self.exception_index = _view(self.cpu + self.found["cpu_exception_index"], 4, "i")
-        self.exit_request = _view(self.cpu + self.found["cpu_exit_request"], 1, "B")
-        self.requests = _view(self.cpu + self.found["cpu_interrupt_request"], 4, "I")
-        keep = (raw.FILL_CALLBACK(self._fill), raw.INTR_CALLBACK(self._intr))
-        raw.add_hook(self.handle, raw.HOOK_TLB_FILL, keep[0])
-        raw.add_hook(self.handle, raw.HOOK_INTR, keep[1])
-        # The VMCB page at 0 holds the address of the MSR bitmap.
-        struct.pack_into("<Q", memory, base - ctypes.addressof(memory) + 72, 0x2000)
-        self.dwords[HFLAGS_D] |= HF_GUEST
-        self.env[VMCB_Q] = 0
-        self.env[INTERCEPT_Q] = 1 << EXIT_MSR - EXIT_FIRST | 1 << EXIT_VINTR - EXIT_FIRST
-        self.dwords[INTERCEPT_EXCEPTIONS_D] = 0xFFFF_FFFF
-        raw.reg_write(self.handle, raw.RBX, _BAD)
-        self.dwords[EFLAGS_D] |= 0x200
-        self.requests[0] = INTERRUPT_VIRQ
-        error = raw.start(self.handle, _CODE, _COUNT)
-        at = _CODE + 7
-        expected: list[tuple[int, ...]] = [
-            (VMEXIT + EXIT_VINTR, _CODE),
-            (0x42, at + 2, 0),
-            (VMEXIT + EXIT_MSR, at + 2, 0),
-            (VMEXIT + EXIT_EXCEPTION + 6, at + 4, 0),
-            (_OUR_EXCEPTION, at + 6, 0),
-        ]
-        if self.failure or error or self.steps != expected:
-            raise _refuse(self.failure or f"test program: error {error}, steps {self.steps}")
-        self._find_counters()
-
-    def _fill(self, _uc: int, gva: int, _access: int, entry: int, _data: int) -> bool:
-        if gva == _BAD_PAGE or self.failure:
-            self.exception_index[0] = _OUR_EXCEPTION
-            return False
-        answer = raw.tlb_entry(entry)
-        answer[0], answer[1] = gva, raw.PROT_ALL
-        return True
-
-    def _intr(self, _uc: int, number: int, _data: int) -> None:
-        """Note each step; go on behind the instruction, as an emulation of it would."""
-        try:
-            self._step(number)
-        except Exception as error:
-            self.failure = repr(error)
-            self.requests[0] = 0  # a request is looked at before an order to stop
-            raw.stop(self.handle)
-
-    def _step(self, number: int) -> None:
-        if self.exception_index[0] != number:
-            raise ValueError(f"exception_index is {self.exception_index[0]}, not {number:#x}")
-        rip = self.env[RIP_Q]
-        if len(self.steps) > _PROGRAM_INSNS:
-            raise ValueError(f"the test program loops: {self.steps[:3]}")
-        if number == VMEXIT + EXIT_VINTR:
-            self.steps.append((number, rip))
-            self.requests[0] &= ~INTERRUPT_VIRQ
-            return
-        self.steps.append((number, rip, self.dwords[ERROR_CODE_D]))
-        if self.dwords[IS_INT_D] != (number == 0x42):
-            raise ValueError(f"exception_is_int is {self.dwords[IS_INT_D]} at {number:#x}")
-        self.dwords[IS_INT_D] = 0
-        if number in (VMEXIT + EXIT_MSR, VMEXIT + EXIT_EXCEPTION + 6):
-            self.env[RIP_Q] = rip + 2
-        elif number == _OUR_EXCEPTION:
-            uc_words = self.reader(self.handle, _UC_BYTES)
-            address = uc_words.find(struct.pack("<QI", _BAD, raw.ERR_EXCEPTION))
-            if address < 0 or self.exit_request[0] != 1:
-                raise ValueError("a refused fill left no trace")
-            self.found.update(uc_invalid_addr=address, uc_invalid_error=address + 8)
-            _view(self.handle + address + 8, 4, "I")[0] = 0
-            self.exit_request[0] = 0
-            self.env[RIP_Q] = rip + 3
-
-    def _find_counters(self) -> None:
-        words = self.reader(self.handle, _UC_BYTES)
-        pair = words.find(struct.pack("<QQ", _PROGRAM_INSNS, _COUNT))
-        if pair < 0:
-            raise _refuse("no instruction counter")
-        self.found.update(uc_emu_counter=pair, uc_emu_count=pair + 8)
-
-
-# QEMU's numbers that the checks above and the vCPU share (target/i386/cpu.h, svm.h).
-HF_CPL = 3
-HF_INHIBIT_IRQ = 1 << 3
-HF_CS32 = 1 << 4
-HF_SS32 = 1 << 5
-HF_ADDSEG = 1 << 6
-HF_PE = 1 << 7
-HF_MP_EM_TS_SHIFT = 8  # CR0 bits 1 to 3 become hflags bits 9 to 11
-HF_MP_EM_TS = 7 << 9
-HF_LMA = 1 << 14
-HF_CS64 = 1 << 15
-HF_GUEST = 1 << 21
-HF_OSFXSR = 1 << 22
-HF_SMAP = 1 << 23
-HF2_GIF = 1 << 0
-HF2_NMI = 1 << 2
-INTERRUPT_SMI = 0x0040
-INTERRUPT_VIRQ = 0x0100
-INTERRUPT_NMI = 0x0200
-VMEXIT = 0x100
-EXIT_EXCEPTION = 0x40
-EXIT_FIRST = 0x60
-EXIT_NMI = 0x61
-EXIT_SMI = 0x62
-EXIT_VINTR = 0x64
-EXIT_PAUSE = 0x77
-EXIT_INVLPG = 0x79
-EXIT_MSR = 0x7C
-
-
-# --- Reads that cannot crash ---------------------------------------------------------------------
-
-
-def _reader() -> Callable[[int, int], bytes]:
-    return _read_windows if sys.platform == "win32" else _PipeReader().read
-
-
-class _PipeReader:
-    """Reads this process's memory through a pipe: the kernel says EFAULT where we would crash."""
-
-    def __init__(self) -> None:
-        libc = ctypes.CDLL(None)
-        self._write = libc.write
-        self._write.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-        self._write.restype = ctypes.c_ssize_t
-        self._out, self._in = os.pipe()
-
-    def __del__(self) -> None:
-        os.close(self._out)
-        os.close(self._in)
-
-    def read(self, address: int, size: int) -> bytes:
-        """Return up to `size` bytes at `address`, fewer where the memory ends."""
-        parts = []
-        end = address + size
-        while address < end:
-            length = min(end - address, 4096 - address % 4096)
-            done = self._write(self._in, address, length)
-            if done <= 0:
-                break
-            parts.append(os.read(self._out, done))
-            address += done
-        return b"".join(parts)
-
-
-def _read_windows(address: int, size: int) -> bytes:
-    kernel32 = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined,unused-ignore]
-    kernel32.GetCurrentProcess.restype = ctypes.c_void_p
-    process = ctypes.c_void_p(kernel32.GetCurrentProcess())
-    buffer = ctypes.create_string_buffer(4096)
-    got = ctypes.c_size_t()
-    parts = []
-    end = address + size
-    while address < end:
-        length = min(end - address, 4096 - address % 4096)
-        if not kernel32.ReadProcessMemory(
-            process, ctypes.c_void_p(address), buffer, ctypes.c_size_t(length), ctypes.byref(got)
-        ):
-            break
-        parts.append(buffer.raw[: got.value])
-        address += length
-    return b"".join(parts)

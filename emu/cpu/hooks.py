@@ -30,8 +30,8 @@ _DEVICE_READ = 50
 _DEVICES = range(3 << 30, 4 << 30)
 """Where devices are in memory; a read there is not cached and not posted."""
 TIMED_INSTRUCTION = 50
-"""CPUID, RDTSC, RDMSR and the like take long too, where a hypervisor looks at them. Guests wait in
-loops around RDTSC, and each turn costs us as much as a thousand other instructions."""
+"""CPUID, RDTSC, RDMSR, WRMSR and MOV to CR0 and CR4 take long too, as where a hypervisor looks at
+them. Guests wait in loops around RDTSC, and each turn costs us as much as a thousand others."""
 # Of env, what an instruction outside CPL 0 may change without a hook: up to the error code.
 _ABORT_BYTES = H.ERROR_CODE_D * 4
 
@@ -47,7 +47,10 @@ class Hooks:
         self._hidden = cpu.hidden
         self._regs = cpu.regs
         self._linear = cpu.linear
+        self._slice = cpu.slice
         self._aborted: tuple[Event, bytes] | None = None
+        self.is_aborting = False
+        """Whether the instruction under way is being taken back."""
 
     def install(self, handle: int, keep: list[Any], syscall: int | None = None) -> None:
         """Hook the instructions; `keep` holds the callbacks as long as the engine lives. `syscall`
@@ -69,16 +72,11 @@ class Hooks:
             else:
                 raw.add_hook(handle, raw.HOOK_INSN, callback, instruction)
 
-    @property
-    def is_aborting(self) -> bool:
-        """Whether the instruction under way is being taken back."""
-        return self._aborted is not None
-
     def trapped_read(self, _uc: int, gpa: int, size: int, _data: int) -> int:
         """Serve a read in the trap window."""
         try:
             if gpa in _DEVICES:
-                self._cpu.stall(_DEVICE_READ)
+                self._slice.stall(_DEVICE_READ)
             return self._memory.read(gpa, size)
         except BaseException as error:
             self._cpu.fail(error)
@@ -102,7 +100,7 @@ class Hooks:
         try:
             if self._hidden.d[H.HFLAGS_D] & H.HF_CPL and not self._may_use_port(port, size):
                 return 0
-            self._cpu.stall(_PORT_CYCLE)
+            self._slice.stall(_PORT_CYCLE)
             return self._ports.read(port & 0xFFFF, size)
         except BaseException as error:
             self._cpu.fail(error)
@@ -112,7 +110,7 @@ class Hooks:
         try:
             if self._hidden.d[H.HFLAGS_D] & H.HF_CPL and not self._may_use_port(port, size):
                 return
-            self._cpu.stall(_PORT_CYCLE)
+            self._slice.stall(_PORT_CYCLE)
             self._ports.write(port & 0xFFFF, size, value)
         except BaseException as error:
             self._cpu.fail(error)
@@ -141,6 +139,7 @@ class Hooks:
         and no fill succeeds; and at the first boundary or fill the state is put back.
         """
         self._aborted = event, bytes(self._hidden.b[:_ABORT_BYTES])
+        self.is_aborting = True
         self._cpu.flush_tlb()
         self._cpu.fills.leave_all_to_python()
         hidden = self._hidden
@@ -149,14 +148,15 @@ class Hooks:
 
     def finish_abort(self) -> None:
         """Do the second half of `_abort`, from the interrupt hook."""
-        self._cpu.withdraw(H.INTERRUPT_SMI)
+        self._cpu.pins.withdraw(H.INTERRUPT_SMI)
         aborted, self._aborted = self._aborted, None
+        self.is_aborting = False
         if aborted is not None:
             event, state = aborted
             self._hidden.b[:_ABORT_BYTES] = state
             self._cpu.flush_tlb()
             self._cpu.mmu.flushed(self._cpu.index)
-            self._cpu.deliver(event)
+            self._cpu.events.deliver(event)
 
     def _syscall(self, _uc: int, _data: int) -> None:
         try:
@@ -173,7 +173,7 @@ class Hooks:
     def _cpuid(self, _uc: int, _data: int) -> int:
         try:
             q = self._hidden.q
-            self._cpu.stall(TIMED_INSTRUCTION)
+            self._slice.stall(TIMED_INSTRUCTION)
             leaf = self._cpu.cpuid.leaf(q[0] & 0xFFFF_FFFF, q[1] & 0xFFFF_FFFF)
             if leaf is None:
                 return 0
@@ -185,7 +185,7 @@ class Hooks:
     def _rdtsc(self, _uc: int, _data: int) -> int:
         try:
             q = self._hidden.q
-            self._cpu.stall(TIMED_INSTRUCTION)
+            self._slice.stall(TIMED_INSTRUCTION)
             tsc = self._cpu.msrs.tsc()
             q[0], q[2] = tsc & 0xFFFF_FFFF, tsc >> 32
         except BaseException as error:

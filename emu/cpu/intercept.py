@@ -6,17 +6,19 @@ The engine still holds QEMU's emulation of AMD's SVM. We run every guest as an S
 arrives in the interrupt hook as `VMEXIT + exit code`, RIP on the instruction and nothing of it
 done. It costs the others nothing, needs no search for opcodes, and an exit takes 0.5 us.
 
-    MOV CR0/CR4, MOV CR8    checks of SDM 3A 2.5 and 4.4.1 that QEMU leaves out; the task priority
+    MOV CR0/CR4, MOV CR8    checks that QEMU leaves out (emu.cpu.control); the task priority
     MOV from CR0, SMSW      SMSW with a 32-bit register is a 32-bit move; CR4.UMIP
     MOV CR3                 bad PDPTEs, reserved bits; and a reload of the same CR3 is seen
     RDMSR, WRMSR            emu.cpu.msr
-    MOV DR                  only under DR7.GD, and MOV to DR7
+    MOV DR                  MOV to DR, and all under DR7.GD (emu.cpu.debug)
+    IRET                    only while there are breakpoints on execution: RF
     PUSHF                   only in real mode: the image has no RF
     PAUSE                   the vCPU yields, or waits
     INVLPG                  under plug-ins that cannot do without: the whole TLB goes
     SGDT, SIDT, SLDT, STR   only under CR4.UMIP
     all exceptions          so that QEMU never turns one into a double fault by itself
-    VINTR, NMI, SMI         not instructions: interrupt windows (emu.cpu.vcpu)
+    VINTR, NMI              not instructions: interrupt windows (emu.cpu.pins)
+    SMI                     not SMM: the end of an instruction that is taken back (emu.cpu.hooks)
 
 "Executed natively" is `step_over`: its intercept bit is off for one instruction, behind which the
 trap flag, which the guest never gets to see, brings us back.
@@ -28,57 +30,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from emu.cpu import hidden as H
+from emu.cpu.control import ControlRegisters
 from emu.cpu.decode import instruction_length, length_of_prefixes, memory_operand_address
 from emu.cpu.faults import Event, Fault, Vector
 from emu.cpu.hooks import TIMED_INSTRUCTION
-from emu.cpu.registers import DESC_L, EFLAGS_RF, EFLAGS_TF, EFLAGS_VM
-from mmu.api import PagingRegisters
-from mmu.arch import (
-    CR0_CD,
-    CR0_NW,
-    CR0_PDPTE_BITS,
-    CR0_PE,
-    CR0_PG,
-    CR0_WP,
-    CR4_LA57,
-    CR4_PAE,
-    CR4_PDPTE_BITS,
-    EFER_LMA,
-    EFER_LME,
-)
-from mmu.walker import pdptes_valid
+from emu.cpu.registers import EFLAGS_RF, EFLAGS_TF, EFLAGS_VM
+from emu.cpu.slice import Exit
+from mmu.arch import ACCESS_READ, ACCESS_USER, CR0_PE
 
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
 
 __all__ = ["Intercepts"]
 
-_CR0_ET = 1 << 4
-_CR0_KNOWN = 0xE005_003F
-_CR4_PGE = 1 << 7
 _CR4_UMIP = 1 << 11
-# CR4 bits by the feature that must be there (SDM 3A 2.5).
-_CR4_FEATURES = (
-    ("tsc", 1 << 2),  # TSD
-    ("de", 1 << 3),
-    ("pse", 1 << 4),
-    ("pae", 1 << 5),
-    ("mce", 1 << 6),
-    ("pge", 1 << 7),
-    ("fxsr", 1 << 9),  # OSFXSR
-    ("sse", 1 << 10),  # OSXMMEXCPT
-    ("umip", 1 << 11),
-    ("la57", 1 << 12),
-    ("fsgsbase", 1 << 16),
-    ("xsave", 1 << 18),
-    ("smep", 1 << 20),
-    ("smap", 1 << 21),
-    ("pku", 1 << 22),
-)
-_CR4_PCE = 1 << 8
-# What a change of CR4 flushes (SDM 3A 4.10.4.1).
-_CR4_FLUSH = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 12 | 1 << 20 | 1 << 21 | 1 << 22
-_CR0_FLUSH = CR0_PG | CR0_WP | CR0_PE
 
 _EXIT_READ_CR0 = 0x00
 _EXIT_READ_CR8 = 0x08
@@ -90,10 +55,14 @@ _EXIT_READ_DR0 = 0x20
 _EXIT_WRITE_DR0 = 0x30
 _EXIT_IDTR_READ = 0x66
 _EXIT_PUSHF = 0x70
+_EXIT_IRET = 0x74
 _EXIT_GDTR_READ = 0x67
 _EXIT_LDTR_READ = 0x68
 _EXIT_TR_READ = 0x69
 _UMIP_EXITS = (_EXIT_IDTR_READ, _EXIT_GDTR_READ, _EXIT_LDTR_READ, _EXIT_TR_READ)
+_APIC_MSRS = frozenset((0x6E0, *range(0x800, 0x900)))
+_APIC_MSR = 400
+"""An MSR of the local APIC is a device: 4 us, so that a timer cannot be set for ever and ever."""
 _LOOP = 100  # instructions from a PAUSE to the same one, at most, in a loop that waits
 _LONGEST_PAUSE = 2_000  # 20 us
 _DR6_BD = 1 << 13
@@ -114,6 +83,7 @@ class Intercepts:
         self._h = cpu.hidden.h
         self._d = cpu.hidden.d
         self._q = cpu.hidden.q
+        self._control = ControlRegisters(cpu)
         self._pause_rip = -1
         self._pause_end = 0
         self._pause_time = 0
@@ -126,6 +96,7 @@ class Intercepts:
             _EXIT_WRITE_CR4: self._write_cr4,
             _EXIT_WRITE_CR8: self._write_cr8,
             _EXIT_PUSHF: self._pushf,
+            _EXIT_IRET: self._iret,
             H.EXIT_PAUSE: self._pause,
             H.EXIT_INVLPG: self._invlpg,
             H.EXIT_MSR: self._msr,
@@ -133,11 +104,6 @@ class Intercepts:
             **dict.fromkeys(range(_EXIT_READ_DR0, _EXIT_WRITE_DR0 + 8), self._debug_register),
             **dict.fromkeys(_UMIP_EXITS, self._umip),
         }
-        cr4 = _CR4_PCE
-        for name, bits in _CR4_FEATURES:
-            if cpu.cpuid.has(name):
-                cr4 |= bits
-        self._cr4_known = cr4
 
     def program(self) -> None:
         """Set the intercept bits that the present state asks for."""
@@ -152,17 +118,19 @@ class Intercepts:
             wanted |= _bit(H.EXIT_INVLPG)
         if not regs.cr0 & CR0_PE:
             wanted |= _bit(_EXIT_PUSHF)
+        if self._cpu.debug.has_code:
+            wanted |= _bit(_EXIT_IRET)
         if umip:
             wanted |= sum(map(_bit, _UMIP_EXITS))
         self._q[H.INTERCEPT_Q] = wanted
         guarded = bool(regs.dr7 & _DR7_GD)
         h[H.INTERCEPT_DR_READ_H] = 0xFF if guarded else 0
-        h[H.INTERCEPT_DR_WRITE_H] = 0xFF if guarded else 1 << 7
+        h[H.INTERCEPT_DR_WRITE_H] = 0xFF
         self._d[H.INTERCEPT_EXCEPTIONS_D] = 0xFFFF_FFFF & ~self._cpu.native_exceptions
 
     # --- Finishing an instruction -----------------------------------------------------------
 
-    def _finish(self, length: int) -> None:
+    def finish(self, length: int) -> None:
         """Go on behind the instruction; with TF set, trap there."""
         cpu = self._cpu
         regs = cpu.regs
@@ -174,10 +142,11 @@ class Intercepts:
         d[H.HFLAGS_D] &= ~H.HF_INHIBIT_IRQ
         if flags & EFLAGS_TF:
             regs.dr6 |= _DR6_BS
-            cpu.deliver(Event(Vector.DB))
+            cpu.events.deliver(Event(Vector.DB))
 
-    def _fault(self, fault: Fault) -> None:
-        self._cpu.deliver(Event(fault.vector, error_code=fault.error_code, cr2=fault.cr2))
+    def fault(self, fault: Fault) -> None:
+        """Deliver what the instruction deserves in its stead."""
+        self._cpu.events.deliver(Event(fault.vector, error_code=fault.error_code, cr2=fault.cr2))
 
     def step_over(self, exit_code: int) -> None:
         """Let the engine execute the instruction at RIP although it is intercepted."""
@@ -187,7 +156,7 @@ class Intercepts:
             self._h[H.INTERCEPT_CR_WRITE_H] &= ~(1 << exit_code - 0x10)
         else:
             self._q[H.INTERCEPT_Q] &= ~_bit(exit_code)
-        self._cpu.begin_step()
+        self._cpu.step.begin()
 
     def _operand(self) -> tuple[int, int, int]:
         """Return (length, second opcode byte, ModRM) of the 0F-instruction at RIP."""
@@ -196,13 +165,13 @@ class Intercepts:
         at = length_of_prefixes(code, cpu.bits)
         return at + 3, code[at + 1], code[at + 2] if len(code) > at + 2 else 0
 
-    def _source(self) -> tuple[int, int | None]:
-        """Return (length, value) of the MOV CR at RIP; None for LMSW and CLTS."""
+    def _source(self, opcode: int = 0x22) -> tuple[int, int | None]:
+        """Return (length, value) of the MOV to CR (0F 22) or DR (0F 23) at RIP; None for LMSW and
+        CLTS."""
         cpu = self._cpu
-        cpu.stall(TIMED_INSTRUCTION)
         code = cpu.read_code(15)
         at = length_of_prefixes(code, cpu.bits)
-        if code[at + 1] != 0x22:
+        if code[at + 1] != opcode:
             return 0, None
         number = code[at + 2] & 7
         if cpu.bits == 64:
@@ -224,108 +193,52 @@ class Intercepts:
         if code[at + 1] == 0x20:
             self._q[number] = cpu.regs.cr0
         elif cpu.regs.cpl and cpu.regs.cr4 & _CR4_UMIP:
-            self._fault(Fault(Vector.GP))
+            self.fault(Fault(Vector.GP))
             return
         elif modrm >> 6 == 3 and (0x66 in code[:at]) == (cpu.bits == 16):
             self._q[number] = cpu.regs.cr0  # an operand size of 32 bits, or 64
         else:
             self.step_over(_EXIT_READ_CR0)
             return
-        self._finish(at + 3)
+        self.finish(at + 3)
 
     def _write_cr0(self) -> None:
+        self._cpu.slice.stall(TIMED_INSTRUCTION)
         length, value = self._source()
         if value is None:  # LMSW and CLTS change nothing that concerns paging
             self.step_over(_EXIT_WRITE_CR0)
             return
-        try:
-            self.set_cr0(value)
-        except Fault as fault:
-            self._fault(fault)
-        else:
-            self._finish(length)
-
-    def set_cr0(self, value: int) -> None:
-        """Do MOV CR0; raises Fault with nothing changed."""
-        cpu = self._cpu
-        regs = cpu.regs
+        regs = self._cpu.regs
         old = regs.cr0
-        paging, was_paging = value & CR0_PG, old & CR0_PG
-        if value >> 32 or (paging and not value & CR0_PE) or value & (CR0_NW | CR0_CD) == CR0_NW:
-            raise Fault(Vector.GP)
-        value = value & _CR0_KNOWN | _CR0_ET
-        efer = regs.efer
-        if paging and not was_paging and efer & EFER_LME:
-            if not regs.cr4 & CR4_PAE or regs.segment_flags(1) & DESC_L:
-                raise Fault(Vector.GP)
-            efer |= EFER_LMA
-        elif was_paging and not paging and efer & EFER_LMA:
-            if cpu.bits == 64:
-                raise Fault(Vector.GP)
-            efer &= ~EFER_LMA
-        if paging and (value ^ old) & CR0_PDPTE_BITS:
-            self._check_pdptes(value, regs.cr3, regs.cr4, efer)
-        regs.cr0 = value
-        if efer != regs.efer:
-            regs.efer = efer
-            self._d[H.HFLAGS_D] &= ~H.HF_CS64
-        if (value ^ old) & (_CR0_FLUSH | CR0_PDPTE_BITS):
-            cpu.reload_paging()
-        if (value ^ old) & CR0_PE:
+        try:
+            self._control.set_cr0(value)
+        except Fault as fault:
+            self.fault(fault)
+            return
+        if (old ^ regs.cr0) & CR0_PE:
             self.program()
+        self.finish(length)
 
     def _write_cr3(self) -> None:
+        """MOV CR3, which takes no longer than others: kernels switch address spaces by it."""
         length, value = self._source()
         try:
-            self.set_cr3(value or 0)
+            self._control.set_cr3(value or 0)
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
         else:
-            self._finish(length)
-
-    def set_cr3(self, value: int) -> None:
-        """Do MOV CR3; raises Fault with nothing changed."""
-        cpu = self._cpu
-        regs = cpu.regs
-        if value >> 40 and regs.efer & EFER_LMA:
-            raise Fault(Vector.GP)
-        self._check_pdptes(regs.cr0, value, regs.cr4, regs.efer)
-        regs.cr3 = value
-        cpu.reload_paging()
+            self.finish(length)
 
     def _write_cr4(self) -> None:
+        self._cpu.slice.stall(TIMED_INSTRUCTION)
         length, value = self._source()
         try:
-            self.set_cr4(value or 0)
+            self._control.set_cr4(value or 0)
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
         else:
-            self._finish(length)
-
-    def set_cr4(self, value: int) -> None:
-        """Do MOV CR4; raises Fault with nothing changed."""
-        cpu = self._cpu
-        regs = cpu.regs
-        old = regs.cr4
-        changed = value ^ old
-        if value & ~self._cr4_known:
-            raise Fault(Vector.GP)
-        if regs.efer & EFER_LMA and (not value & CR4_PAE or changed & CR4_LA57):
-            raise Fault(Vector.GP)
-        if changed & CR4_PDPTE_BITS:
-            self._check_pdptes(regs.cr0, regs.cr3, value, regs.efer)
-        regs.cr4 = value
-        if changed & _CR4_FLUSH:
-            cpu.reload_paging()
-        self.program()
-
-    def _check_pdptes(self, cr0: int, cr3: int, cr4: int, efer: int) -> None:
-        """Raise Fault where the processor would refuse the PDPTEs (SDM 3A 4.4.1)."""
-        cpu = self._cpu
-        if not cr0 & CR0_PG or not cr4 & CR4_PAE or efer & EFER_LMA:
-            return
-        if not pdptes_valid(cpu.memory, PagingRegisters(cr0, cr3, cr4, efer), cpu.features):
-            raise Fault(Vector.GP)
+            self.program()
+            self.finish(length)
 
     def _read_cr8(self) -> None:
         length, _, modrm = self._operand()
@@ -334,37 +247,48 @@ class Intercepts:
         if length > 3 and code[length - 4] & 0xF1 == 0x41:
             number |= 8
         self._q[number] = self._cpu.read_cr8()
-        self._finish(length)
+        self.finish(length)
 
     def _write_cr8(self) -> None:
         length, value = self._source()
         if value is None or value >> 4:
-            self._fault(Fault(Vector.GP))
+            self.fault(Fault(Vector.GP))
             return
         self._cpu.write_cr8(value)
-        self._finish(length)
+        self.finish(length)
 
     # --- The others ---------------------------------------------------------------------------
 
     def _umip(self) -> None:
         """SGDT, SIDT, SLDT and STR with CR4.UMIP: #GP(0) for users (SDM 3A 2.5)."""
         if self._cpu.regs.cpl:
-            self._fault(Fault(Vector.GP))
+            self.fault(Fault(Vector.GP))
             return
         for exit_code in _UMIP_EXITS:
             self._q[H.INTERCEPT_Q] &= ~_bit(exit_code)
-        self._cpu.begin_step()
+        self._cpu.step.begin()
 
     def _debug_register(self) -> None:
-        """Any access under DR7.GD is #DB (SDM 3B 17.2.4); else a write of DR7, which may set GD."""
-        regs = self._cpu.regs
+        """Any access under DR7.GD is #DB (SDM 3B 17.2.4); else a write."""
+        cpu = self._cpu
+        regs = cpu.regs
         if regs.dr7 & _DR7_GD:
             regs.dr6 |= _DR6_BD
-            self._cpu.deliver(Event(Vector.DB))
+            cpu.events.deliver(Event(Vector.DB))
             self.program()
             return
-        self._h[H.INTERCEPT_DR_WRITE_H] = 0
-        self._cpu.begin_step()
+        length, value = self._source(0x23)
+        try:
+            cpu.debug.write(cpu.read_code(length)[-1] >> 3 & 7, value or 0)
+        except Fault as fault:
+            self.fault(fault)
+        else:
+            self.program()
+            self.finish(length)
+
+    def _iret(self) -> None:
+        self._q[H.INTERCEPT_Q] &= ~_bit(_EXIT_IRET)
+        self._cpu.debug.iret()
 
     def _pushf(self) -> None:
         """PUSHF in real mode: Unicorn's image has RF as it is, the processor's has it clear."""
@@ -373,25 +297,37 @@ class Intercepts:
         at = length_of_prefixes(code, cpu.bits)
         size = 4 if (0x66 in code[:at]) == (cpu.bits == 16) else 2
         try:
-            cpu.push(cpu.regs.rflags & ~(EFLAGS_RF | EFLAGS_VM), size)
+            self._push(cpu.regs.rflags & ~(EFLAGS_RF | EFLAGS_VM), size)
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
         else:
-            self._finish(at + 1)
+            self.finish(at + 1)
+
+    def _push(self, value: int, size: int) -> None:
+        """Push 2 or 4 bytes for an instruction outside 64-bit mode; raises Fault."""
+        regs, linear = self._cpu.regs, self._cpu.linear
+        mask = 0xFFFF_FFFF if self._d[H.HFLAGS_D] & H.HF_SS32 else 0xFFFF
+        pointer = regs.rsp - size & mask
+        access = ACCESS_USER if regs.cpl == 3 else ACCESS_READ
+        address = regs.segment_base(2) + pointer & 0xFFFF_FFFF
+        linear.begin()
+        linear.stage(address, size, value, access, Vector.SS)
+        linear.commit()
+        regs.rsp = regs.rsp & ~mask | pointer
 
     def _pause(self) -> None:
         """PAUSE. With others awake it is their turn; alone, a loop of PAUSEs waits for a device or
         for a time, so each takes twice as long as the one before, and no longer than the slice."""
         cpu = self._cpu
         rip = self._q[H.RIP_Q]
-        now = cpu.executed + cpu.progress()
+        now = cpu.slice.position()
         again = cpu.is_alone and rip == self._pause_rip and now - self._pause_end < _LOOP
         self._pause_time = min(2 * self._pause_time, _LONGEST_PAUSE) if again else TIMED_INSTRUCTION
-        cpu.stall(max(min(self._pause_time, cpu.left()), 1))
-        self._pause_rip, self._pause_end = rip, cpu.executed + cpu.progress()
-        self._finish(length_of_prefixes(cpu.read_code(15), cpu.bits) + 1)
+        cpu.slice.stall(max(min(self._pause_time, cpu.slice.left()), 1))
+        self._pause_rip, self._pause_end = rip, cpu.slice.position()
+        self.finish(length_of_prefixes(cpu.read_code(15), cpu.bits) + 1)
         if not cpu.is_alone:
-            cpu.yielded()
+            cpu.slice.stop(Exit.YIELDED)
 
     def _invlpg(self) -> None:
         """INVLPG. The engine would drop one 4 KiB entry, even where the page is a large one.
@@ -406,13 +342,13 @@ class Intercepts:
             cpu.mmu.invlpg(cpu.index, gva)
         cpu.flush_tlb()
         cpu.mmu.flushed(cpu.index)
-        self._finish(instruction_length(code, cpu))
+        self.finish(instruction_length(code, cpu))
 
     def _msr(self) -> None:
         cpu = self._cpu
-        cpu.stall(TIMED_INSTRUCTION)
         q = self._q
         index = q[1] & 0xFFFF_FFFF
+        cpu.slice.stall(_APIC_MSR if index in _APIC_MSRS else TIMED_INSTRUCTION)
         length = length_of_prefixes(cpu.read_code(15), cpu.bits) + 2
         try:
             if self._d[H.ERROR_CODE_D]:  # exit_info_1: 1 for WRMSR
@@ -422,6 +358,6 @@ class Intercepts:
                 q[0] = value & 0xFFFF_FFFF
                 q[2] = value >> 32 & 0xFFFF_FFFF
         except Fault as fault:
-            self._fault(fault)
+            self.fault(fault)
         else:
-            self._finish(length)
+            self.finish(length)

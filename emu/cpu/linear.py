@@ -19,6 +19,7 @@ __all__ = ["LinearMemory"]
 
 _PAGE = 0xFFF
 _MASK64 = (1 << 64) - 1
+_MOST_CODE_PAGES = 4096
 
 
 class LinearMemory:
@@ -45,7 +46,10 @@ class LinearMemory:
         self._frames: dict[int, int] = {}  # page << 10 | access -> frame address
         self.views: dict[int, memoryview] = {}  # the same -> its bytes
         self.words: dict[int, memoryview] = {}  # the same -> its 64-bit words
-        self._writes: list[tuple[int, int, int, memoryview | None]] = []
+        self._code: dict[tuple[int, int], memoryview] = {}  # CR3 and the same -> its bytes
+        self.flushes = 0
+        """Grows whenever what was translated is forgotten."""
+        self._writes: list[tuple[int, int, int, int]] = []  # gpa, size, value, key of the view
 
     def begin(self) -> None:
         """Forget uncommitted writes: call before each use."""
@@ -55,6 +59,7 @@ class LinearMemory:
             version = self._mmu.version
             if version != self._version:
                 self._version = version
+                self._code.clear()
                 self.flush()
         elif not self._sees_flushes:
             self.flush()
@@ -64,6 +69,7 @@ class LinearMemory:
 
         The MMU counts on it that what it granted is gone after a flush.
         """
+        self.flushes += 1
         self._frames.clear()
         self.views.clear()
         self.words.clear()
@@ -78,6 +84,8 @@ class LinearMemory:
                 raise Fault(vector, 0)
             if not isinstance(answer, int):
                 raise Fault(Vector.PF, answer.error_code, gva)
+            if access & ACCESS_WRITE and answer & MAP_TRAP:
+                answer = self._without_table(gva, access, answer)
             frame = answer & FRAME_MASK
             if self._has_version and not self._mmu.keeps(self._index, gva):
                 return frame | gva & _PAGE
@@ -88,6 +96,16 @@ class LinearMemory:
                 self.views[key] = table.cast("B")
                 self.words[key] = table
         return frame | gva & _PAGE
+
+    def _without_table(self, gva: int, access: int, answer: int) -> int:
+        """Return how a write that is to be told shall be answered: the processor itself writes to
+        stacks and task state, so that a page table which it meets is one no more."""
+        reused = getattr(self._mmu, "reused", None)
+        gpa = answer & FRAME_MASK
+        if reused is None or not self._memory.host_address(gpa) or not reused(gpa):
+            return answer
+        again = self._translate(self._index, gva, access)
+        return again if isinstance(again, int) else answer
 
     def read(self, gva: int, size: int, access: int = ACCESS_IMPLICIT) -> int:
         """Read `size` bytes (1, 2, 4, 8), by default as an implicit supervisor access.
@@ -119,19 +137,23 @@ class LinearMemory:
         access |= ACCESS_WRITE
         if gva & _PAGE <= 0x1000 - size:
             address = self.physical(gva, access, vector)
-            view = self.views.get((gva >> 12) << 10 | access)
-            self._writes.append((address, size, value, view))
+            self._writes.append((address, size, value, (gva >> 12) << 10 | access))
             return
         low = 0x1000 - (gva & _PAGE)
         first = self.physical(gva, access, vector)
         second = self.physical(gva + low & _MASK64, access, vector)
-        self._writes.append((first, low, value & (1 << 8 * low) - 1, None))
-        self._writes.append((second, size - low, value >> 8 * low, None))
+        self._writes.append((first, low, value & (1 << 8 * low) - 1, -1))
+        self._writes.append((second, size - low, value >> 8 * low, -1))
 
     def commit(self) -> None:
-        """Perform the staged writes as the guest's own stores."""
-        for address, size, value, view in self._writes:
+        """Perform the staged writes as the guest's own stores.
+
+        What was translated after a write was staged, or an earlier write, may have taken its view
+        away: the frame may be a page table only since then.
+        """
+        for address, size, value, key in self._writes:
             data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+            view = self._view(key)
             if view is not None:
                 offset = address & _PAGE
                 view[offset : offset + size] = data
@@ -139,9 +161,33 @@ class LinearMemory:
                 self._memory.write_block(address, data, "processor")
         self._writes.clear()
 
-    def read_code(self, gva: int, size: int, user: bool) -> bytes:
-        """Return up to `size` bytes of code, fewer where the next page would fault."""
+    def _view(self, key: int) -> memoryview | None:
+        """Return the bytes of a page if they may still be touched untold."""
+        if self._has_version and self._mmu.version != self._version:
+            return None
+        return self.views.get(key)
+
+    def read_code(self, gva: int, size: int, user: bool, space: int = 0) -> bytes:
+        """Return up to `size` bytes of code, fewer where the next page would fault.
+
+        `space` is CR3 in long mode, where it alone says what is mapped: code that was read in this
+        address space before is found again after others were entered, while `version` stands.
+        """
         access = ACCESS_FETCH | (ACCESS_USER if user else 0)
+        offset = gva & _PAGE
+        key = (gva >> 12) << 10 | access
+        views = self.views
+        view = views.get(key) or self._code.get((space, key))
+        if view is not None and offset <= 0x1000 - size:
+            return bytes(view[offset : offset + size])
+        code = self._read_code_block(gva, size, access)
+        if space and self._has_version and key in views:
+            if len(self._code) >= _MOST_CODE_PAGES:
+                self._code.clear()
+            self._code[space, key] = views[key]
+        return code
+
+    def _read_code_block(self, gva: int, size: int, access: int) -> bytes:
         try:
             return self.read_block(gva, size, access)
         except Fault:

@@ -39,8 +39,8 @@ EFLAGS_NT = 1 << 14
 EFLAGS_RF = 1 << 16
 EFLAGS_VM = 1 << 17
 EFLAGS_AC = 1 << 18
-_ARITHMETIC = 0x8D5  # OF SF ZF AF PF CF
-_LAZY = _ARITHMETIC | EFLAGS_DF
+EFLAGS_ARITHMETIC = 0x8D5  # OF SF ZF AF PF CF
+_LAZY = EFLAGS_ARITHMETIC | EFLAGS_DF
 _CC_OP_EFLAGS = 1  # cc_src holds the flags as they are
 
 _MASK64 = (1 << 64) - 1
@@ -154,7 +154,7 @@ class Registers:
         """RFLAGS, the arithmetic flags computed from what the engine last did."""
         d = self._d
         if d[H.CC_OP_D] == _CC_OP_EFLAGS:
-            lazy = self._q[H.CC_SRC_Q] & _ARITHMETIC | d[H.DF_D] & EFLAGS_DF
+            lazy = self._q[H.CC_SRC_Q] & EFLAGS_ARITHMETIC | d[H.DF_D] & EFLAGS_DF
             return d[H.EFLAGS_D] & ~_LAZY | lazy | 2
         return self._read_flags() | 2
 
@@ -162,7 +162,7 @@ class Registers:
     def rflags(self, value: int) -> None:
         d = self._d
         d[H.EFLAGS_D] = value & 0xFFFF_FFFF | 2
-        self._q[H.CC_SRC_Q] = value & _ARITHMETIC
+        self._q[H.CC_SRC_Q] = value & EFLAGS_ARITHMETIC
         d[H.CC_OP_D] = _CC_OP_EFLAGS
         d[H.DF_D] = 0xFFFF_FFFF if value & EFLAGS_DF else 1
 

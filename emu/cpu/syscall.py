@@ -48,7 +48,7 @@ def _length(cpu: Vcpu) -> int:
 
 
 def _refuse(cpu: Vcpu, length: int, vector: int, error_code: int | None) -> None:
-    cpu.deliver(Event(vector, error_code=error_code))
+    cpu.events.deliver(Event(vector, error_code=error_code))
     cpu.regs.rip -= length
 
 

@@ -3,7 +3,7 @@
 
 JMP, CALL and IRET to a task are the engine's own; only events come here. Every check that can
 fail before the switch is committed leaves the old task as it was; what fails later (segments of
-the new task) is a fault in the new task, as on the processor.
+the new task) is a fault in the new task, as on the processor: `Fault.in_new_task`.
 """
 
 from __future__ import annotations
@@ -81,8 +81,11 @@ def switch_task(
     selector: int,
     event: Event,
     ext: int,
-) -> None:
-    """Switch to the task of a task gate and push the error code there; raises Fault."""
+) -> bool:
+    """Switch to the task of a task gate and push the error code there; raises Fault.
+
+    Returns whether the new task wants a #DB before its first instruction (SDM 3A 7.2.1, T).
+    """
     target = _find_tss(tables, selector, ext)
     wide = bool(target.flags >> 8 & 8)
     if target.limit < (_LIMIT32 if wide else _LIMIT16):
@@ -93,23 +96,29 @@ def switch_task(
     registers = new_tss.read_registers()
     selectors = new_tss.read_selectors()
     new_cr3 = new_tss.read(0x1C, 4) if wide else None
+    traps = wide and bool(new_tss.read(0x64, 2) & 1)
     _save(regs, old_tss)
     new_tss.stage(0, 2, old.selector)
     # The old TSS stays busy: the new task is nested in it.
     linear.stage(target.address + 4, 4, target.flags | _BUSY << 8)
     linear.commit()
-    # From here on a fault belongs to the new task.
     attributes = (target.flags | _BUSY << 8) >> 8 & 0xF0FF
     regs.tr = Segment(selector, target.base, target.limit, attributes)
     regs.cr0 |= _CR0_TS
     regs.dr7 &= ~_DR7_LOCAL
+    tables.breakpoints_changed()
     if new_cr3 is not None and regs.cr0 & _CR0_PG:
         tables.load_cr3(new_cr3)
     _load_registers(regs, registers, wide)
     linear.begin()
-    _load_segments(regs, linear, tables, selectors, ext)
-    if event.error_code is not None:
-        _push_error_code(regs, linear, event.error_code, 4 if wide else 2, ext)
+    try:
+        _load_segments(regs, linear, tables, selectors, ext)
+        if event.error_code is not None:
+            _push_error_code(regs, linear, event.error_code, 4 if wide else 2, ext)
+    except Fault as fault:
+        fault.in_new_task = True
+        raise
+    return traps
 
 
 def _find_tss(tables: Delivery, selector: int, ext: int) -> Descriptor:

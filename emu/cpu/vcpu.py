@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One virtual processor on one Unicorn engine, from the reset vector to long mode.
 
-    run(budget)
-      engine --TLB miss--------> Fills  --> mmu.translate --> TLB entry, or a fault to deliver
-             --exception, int--> _intr  --> Delivery      --> new state, the engine goes on
-             --intercept-------> _intr  --> Intercepts    --> emulated, the engine goes on
-             --IN, OUT---------> the port bus
-             --trap window-----> Memory.read, Memory.write (devices, holes, live page tables)
+    run(budget)    Slice: enters the engine, and counts
+      engine --TLB miss---------> Fills  --> mmu.translate --> TLB entry, or a refusal
+             --exception, int---> Events --> Delivery      --> new state, the engine goes on
+             --refused fill-----> Events --> Delivery      --> as an exception
+             --VINTR, NMI-------> Events --> Pins          --> an interrupt is delivered
+             --other intercepts-> Events --> Intercepts    --> emulated, the engine goes on
+             --IN, OUT, CPUID...> Hooks  --> the port bus, Cpuid
+             --trap window------> Hooks  --> Memory.read, Memory.write (devices, holes, live page
+                                             tables)
+             --code hook, watch window--> DebugRegisters, where there are breakpoints
 
 Everything happens inside one `uc_emu_start`, hooks change the live state (`emu.cpu.hidden`) in
 place, and the engine is left only at the end of the budget, on HLT, when kicked, or when the
 processor shuts down. A refused TLB fill, too, is delivered without leaving: the hook sets an
 exception index of ours before it refuses, and the interrupt hook takes back Unicorn's order to
-stop.
+stop. Where there is compiled code, it stands before Fills and Events and serves what is usual.
 
-Physical addresses as the engine sees them (virtual TLB)::
-
-    0 .. 2**40           RAM and ROM, where they are
-    2**40 .. 2**41       the trap window: every access calls back with its guest-physical address
-    2**41                two pages of ones: what a fetch from a device or a hole reads, and the MSR
-                         bitmap that intercepts all; then the VMCB, which says where that is
+Each part has a file in emu/cpu/ under its name; this one puts them together.
 
 Not emulated, because QEMU's TCG does not either: segment limits in protected mode, alignment
 checks (#AC), VME, PCID, AVX, MONITOR/MWAIT, performance counters, machine checks, SMM.
@@ -27,94 +26,48 @@ checks (#AC), VME, PCID, AVX, MONITOR/MWAIT, performance counters, machine check
 
 from __future__ import annotations
 
-import ctypes
-import struct
-from collections import deque
 from collections.abc import Callable, Mapping
-from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
-from emu.cpu.compiled import StateBlock
 from emu.cpu.cpuid import Cpuid
-from emu.cpu.decode import instruction_length, is_stack_access, length_of_prefixes
+from emu.cpu.debug import DebugRegisters
 from emu.cpu.delivery import Delivery
-from emu.cpu.faults import Event, Shutdown, Source, Vector
-from emu.cpu.fill import PAGE_FAULT, SPECIAL_PAGES, TRAP_WINDOW, Fills
+from emu.cpu.engine import Engine
+from emu.cpu.events import Events
+from emu.cpu.faults import Vector
+from emu.cpu.fill import Fills
 from emu.cpu.hooks import Hooks
 from emu.cpu.intercept import Intercepts
 from emu.cpu.linear import LinearMemory
 from emu.cpu.msr import Msrs
-from emu.cpu.registers import (
-    EFLAGS_IF,
-    EFLAGS_TF,
-    Registers,
-    attributes_to_flags,
-)
+from emu.cpu.pins import Pins
+from emu.cpu.record import Record
+from emu.cpu.registers import EFLAGS_IF, EFLAGS_TF, Registers
+from emu.cpu.reset import KEPT_BY_INIT, reset_fpu, set_registers, state_after_init
+from emu.cpu.slice import Exit, Slice
+from emu.cpu.step import Step
+from emu.cpu.undefined import Undefined
 from emu.devices.bus import PortBus
 from emu.errors import EngineError
-from emu.state import GPRS, SEGMENTS, CpuState
-from mmu.api import Mmu, NotCanonical
-from mmu.arch import (
-    ACCESS_READ,
-    ACCESS_USER,
-    Features,
-)
-from mmu.memory import Memory, Slot
+from emu.state import CpuState
+from mmu.api import Mmu
+from mmu.arch import EFER_LMA, Features
+from mmu.memory import Memory
 
 if TYPE_CHECKING:
     from emu.jit import CompiledCode
 
-__all__ = ["Exit", "InterruptSource", "PastEvent", "Vcpu"]
-
-_VMCB = SPECIAL_PAGES + 0x2000
-_CR0_PG = 1 << 31
-_WITH_ERROR_CODE = frozenset({8, 10, 11, 12, 13, 14, 17})
-_NATIVE = "native"
-
-
-class Exit(Enum):
-    """Why `Vcpu.run` came back."""
-
-    BUDGET = "budget"
-    """The instructions are executed."""
-    HALT = "halt"
-    """HLT, with nothing to wake the processor."""
-    KICKED = "kicked"
-    """Somebody called `kick`."""
-    YIELDED = "yielded"
-    """PAUSE, with other vCPUs around."""
-    SHUTDOWN = "shutdown"
-    """A triple fault."""
-
-
-class InterruptSource(Protocol):
-    """What stands behind the INTR pin: a pair of 8259s or a local APIC."""
-
-    def pending(self) -> bool:
-        """Return whether an interrupt waits."""
-
-    def acknowledge(self) -> int:
-        """Return its vector and take it as begun."""
-
-
-class PastEvent(NamedTuple):
-    """An event that was delivered, or tried: where the processor stood, and at what instruction."""
-
-    event: Event
-    cs: int
-    rip: int
-    instruction: int
+__all__ = ["Vcpu"]
 
 
 class Vcpu:
     """A processor.
 
-    `regs` are its registers, live. `halted` is true between HLT and what wakes it. `executed`
-    counts its instructions; every event delivered for no instruction of its own counts as one, so
-    that virtual time always passes, and a port access counts for the time it takes: `stalled` is
-    how much of `executed` that is. `is_alone` says that no other vCPU is awake.
+    `regs` are its registers, live; `record` is what has happened to it, `pins` are how it is
+    interrupted. `halted` is true between HLT and what wakes it, `waits_for_sipi` between an INIT
+    and the SIPI that alone can wake it then. `is_alone` says that no other vCPU is awake.
     """
 
     def __init__(
@@ -129,173 +82,63 @@ class Vcpu:
         features: Mapping[str, bool] | None = None,
         code: CompiledCode | None = None,
         count_blocks: bool = False,
+        seed: int = 0,
     ) -> None:
         """Make vCPU `index` of `cpus`, in its reset state.
 
         `memory` should have its RAM and ROM already; see `sync_slots` for those that come later.
         `now` is virtual time in ns; `features` switches CPUID features by name. With compiled
         `code` and a shadow MMU most TLB misses never enter Python; with `count_blocks` it is the
-        clock, too. Raises CalibrationError for an unknown Unicorn.
+        clock, too. `seed` is that of RDRAND. Raises CalibrationError for an unknown Unicorn.
         """
-        where = H.layout()
         self.index = index
         self.mmu = mmu
         self.memory = memory
-        self.ports = ports
         self.now = now
-        self.interrupts: InterruptSource | None = None
-        self._on_event: Callable[[PastEvent], None] | None = None
-        self._recent: deque[PastEvent] = deque(maxlen=compiled.RING_ENTRIES)
         self.halted = False
         self.shut_down = False
-        self.executed = 0
-        self.stalled = 0
+        self.waits_for_sipi = False
         self.is_alone = cpus == 1
-        self.native_exceptions = 1 << Vector.PF if mmu.name == _NATIVE else 0
-        self._handle = raw.open_engine(raw.MODEL_ICELAKE_SERVER)
-        self.hidden = H.HiddenState(self._handle, where)
-        self.regs = Registers(self._handle, self.hidden)
+        self._failure: BaseException | None = None
+        self._deferred: list[Callable[[], None]] = []
+        self._engine = engine = Engine(mmu, memory, code, count_blocks=count_blocks)
+        self.native_exceptions = 1 << Vector.PF if engine.is_native else 0
+        self.hidden = engine.hidden
+        self.state_block = engine.state_block
+        self.regs = Registers(engine.handle, self.hidden)
         self.cpuid = Cpuid(self.hidden, index, cpus)
         for name, on in (features or {}).items():
             self.cpuid.set_feature(name, on)
         self.features: Features = self.cpuid.paging_features()
         self.linear = LinearMemory(index, mmu, memory)
-        self.state_block = StateBlock()
-        self.fills = Fills(self, self._handle, code)
+        self.slice = Slice(engine)
+        self.record = Record(self.state_block.words, self.choose_who_serves_events)
+        self.step = Step(self)
+        self.pins = Pins(self)
+        self.fills = Fills(self, engine.handle, code)
         self.hooks = Hooks(self, ports)
-        self.delivery = Delivery(self.regs, self.linear, self.hidden, self.fills.load_cr3)
+        self.debug = DebugRegisters(self, engine.handle, watches_data=not engine.is_native)
+        self.delivery = Delivery(
+            self.regs, self.linear, self.hidden, self.fills.load_cr3, self.debug.refresh
+        )
         self.msrs = Msrs(self)
         self.intercepts = Intercepts(self)
-        self._code = code
-        self._block_counter = self._find_block_counter() if count_blocks else None
-        self._counts_blocks = self._block_counter is not None
-        self._serves_events = self._counts_blocks and code is not None and hasattr(mmu, "block")
-        # The instruction counter of a slice and its limit: the engine's own, or the compiled one.
-        self._clock = (
-            self.state_block.words[0:2]
-            if self._counts_blocks
-            else self.hidden.uc[self.hidden.counter : self.hidden.counter + 2]
-        )
-        self._running = False
-        self._code_is_stale = False  # native: all translated code is to be dropped
-        self._rearm = False  # INTR is up, but was taken from QEMU's request word
-        self._between = False  # inside the interrupt hook: no instruction is under way
-        self._done = 0  # instructions of the present slice, before the engine was last entered
-        self._budget = 0  # of the present slice
-        self._exit: Exit | None = None
-        self._stop_at = -1  # the instruction counter when a hook asked to stop
-        self._kicked = False
-        self._failure: BaseException | None = None
-        self._deferred: list[Callable[[], None]] = []
-        self._stepping = False
-        self._nmi_waits = False
-        self._step_tf = 0
-        self._step_dr6 = 0
-        self._keep: list[Any] = []
-        self._map_special_pages()
-        self._slots: dict[int, Slot] = {}
-        self.sync_slots()
-        self._install_hooks()
+        self.undefined = Undefined(self, seed)
+        self.events = Events(self)
+        # What others call, without a detour.
+        self.set_intr, self.nmi = self.pins.set_intr, self.pins.nmi
+        self.progress, self.limit = self.slice.progress, self.slice.limit
+        self.leave, self.kick = self.slice.leave, self.slice.kick
+        self.sync_slots = engine.sync_slots
+        self.close = engine.close
+        engine.install(self)
         self.reset()
 
-    # --- The engine -------------------------------------------------------------------------
-
-    def _map_special_pages(self) -> None:
-        size = 0x3000
-        buffer = (ctypes.c_uint8 * (size + 0x1000))()
-        base = -(-ctypes.addressof(buffer) // 0x1000) * 0x1000
-        ctypes.memset(base, 0xFF, 0x2000)
-        vmcb = struct.pack("<72xQ", SPECIAL_PAGES)  # control.msrpm_base_pa
-        ctypes.memmove(base + 0x2000, vmcb, len(vmcb))
-        self._keep.append(buffer)
-        raw.map_memory(self._handle, SPECIAL_PAGES, size, raw.PROT_ALL, base)
-
-    def sync_slots(self) -> None:
-        """Show the engine RAM and ROM as they now are; devices are reached by the trap window.
-
-        Call it when a slot has come or gone, and not while the engine runs.
-        """
-        wanted = {slot.gpa: slot for slot in self.memory.slots() if slot.device is None}
-        for gpa, slot in list(self._slots.items()):
-            if wanted.get(gpa) is not slot:
-                raw.unmap(self._handle, gpa, slot.size)
-                del self._slots[gpa]
-        for gpa, slot in wanted.items():
-            if gpa not in self._slots:
-                raw.map_memory(self._handle, gpa, slot.size, raw.PROT_ALL, slot.host)
-                self._slots[gpa] = slot
-        # The largest pieces of RAM are what compiled code looks at.
-        ram = sorted((s for s in wanted.values() if s.kind == "ram"), key=lambda s: -s.size)
-        words = self.state_block.words[compiled.RAM // 8 : compiled.NOTED // 8]
-        for number in range(compiled.RAM_SLOTS):
-            gpa, end, host = 0, 0, 0
-            if number < len(ram):
-                gpa, end, host = ram[number].gpa, ram[number].end, ram[number].host
-            words[3 * number] = gpa
-            words[3 * number + 1] = end
-            words[3 * number + 2] = host - gpa & (1 << 64) - 1
-
-    def close(self) -> None:
-        """Free the engine; nothing of this object may be used any more."""
-        if self._handle:
-            handle, self._handle = self._handle, 0
-            raw.close(handle)
-
-    def _install_hooks(self) -> None:
-        handle = self._handle
-        keep = self._keep
-        mmio = (
-            raw.MMIO_READ_CALLBACK(self.hooks.trapped_read),
-            raw.MMIO_WRITE_CALLBACK(self.hooks.trapped_write),
-        )
-        keep.extend(mmio)
-        if self.mmu.name == _NATIVE:
-            from emu.cpu.native import map_holes
-
-            keep.append(map_holes(handle, self.memory, self.hooks.guarded))
-        else:
-            raw.use_virtual_tlb(handle)
-            raw.map_mmio(handle, TRAP_WINDOW, 1 << 40, *mmio)
-            self.fills.install(keep)
-        if self._block_counter is not None:
-            state = self.state_block
-            state.words[compiled.STOP // 8] = raw.stop_address()
-            raw.add_hook(handle, raw.HOOK_BLOCK, self._block_counter, data=state.address)
-        interrupt = raw.INTR_CALLBACK(self._intr)
-        keep.append(interrupt)
-        if self._serves_events:
-            self._show_compiled_code(raw.address_of(interrupt))
-            assert self._code is not None
-            shared = self.state_block.address
-            raw.add_hook(handle, raw.HOOK_INTR, self._code.interrupt, data=shared)
-            self.hooks.install(handle, keep, self._code.syscall)
-        else:
-            raw.add_hook(handle, raw.HOOK_INTR, interrupt)
-            self.hooks.install(handle, keep)
-
-    def _find_block_counter(self) -> int | None:
-        """Return the address of `count_block` as machine code: ours, or else the compiled one."""
-        from emu.cpu import blockclock
-
-        counter = blockclock.block_counter()
-        if counter is None and self._code is not None:
-            counter = self._code.count_block
-        return counter
-
-    def _show_compiled_code(self, interrupt: int) -> None:
-        """Tell compiled code where everything is that serving events takes."""
-        words, hidden = self.state_block.words, self.hidden
-        words[compiled.PYTHON_INTERRUPT // 8] = interrupt
-        words[compiled.EXCEPTION_INDEX // 8] = raw.address_of_view(hidden.exception_index)
-        words[compiled.EXIT_REQUEST // 8] = raw.address_of_view(hidden.exit_request)
-        words[compiled.INVALID // 8] = raw.address_of_view(hidden.invalid_error) - 8
-        words[compiled.READ_REGISTER // 8] = raw.read_address()
-        self._choose_who_serves_events()
-
-    def _choose_who_serves_events(self) -> None:
+    def choose_who_serves_events(self) -> None:
         """Let compiled code serve what it can, unless somebody wants to see every event."""
-        usual = self._serves_events and self._on_event is None and not self._stepping
-        self.state_block.words[compiled.EVENTS // 8] = usual
+        watched = self.record.on_event is not None or self.step.is_active
+        serves = self._engine.serves_events and not watched
+        self.state_block.words[compiled.EVENTS // 8] = serves
 
     # --- State --------------------------------------------------------------------------------
 
@@ -305,68 +148,41 @@ class Vcpu:
 
     def set_state(self, state: CpuState) -> None:
         """Put the processor into `state`; what that leaves open is as after reset."""
-        regs, d, q = self.regs, self.hidden.d, self.hidden.q
-        d[H.HFLAGS_D] = H.HF_GUEST
-        d[H.HFLAGS2_D] = H.HF2_GIF
-        q[H.VMCB_Q] = _VMCB
-        d[H.OLD_EXCEPTION_D] = 0xFFFF_FFFF
-        d[H.IS_INT_D] = 0
-        for number, name in enumerate(GPRS):
-            regs.set_gpr(number, state.gprs.get(name, 0))
-        regs.rip = state.rip
-        regs.rflags = state.rflags
-        regs.efer = state.efer
-        regs.cr0 = state.cr0
-        regs.cr2 = 0
-        regs.cr3 = state.cr3
-        regs.cr4 = state.cr4
-        regs.cr8 = 0
-        for number, name in enumerate(SEGMENTS):
-            selector, base, limit, attributes = state.segments[name]
-            regs.set_segment(number, selector, base, limit, attributes_to_flags(attributes))
-        regs.gdtr, regs.idtr = state.gdtr, state.idtr
-        regs.ldtr, regs.tr = state.ldtr, state.tr
-        for number in range(8):
-            q[H.DR_Q + number] = {6: 0xFFFF_0FF0, 7: 0x400}.get(number, 0)
-        regs.pkru = 0
-        q[H.XCR0_Q] = 1
-        q[H.PAT_Q] = 0x0007_0406_0007_0406
-        for register, value in (
-            (raw.FPCW, 0x40),
-            (raw.FPSW, 0),
-            (raw.MXCSR, 0x1F80),
-        ):
-            raw.reg_write(self._handle, register, value)
-        self.hidden.cpu[self.hidden.interrupt_request] = 0
-        self._stepping = False
-        self._choose_who_serves_events()
+        reset_fpu(self._engine.handle)
+        self._start_from(state)
+
+    def _start_from(self, state: CpuState) -> None:
+        set_registers(self.regs, self.hidden, state)
+        self.debug.refresh()
+        self.pins.clear()
+        self.step.is_active = False
+        self.choose_who_serves_events()
         self.halted = False
         self.shut_down = False
-        self._recent.clear()
-        self.state_block.words[compiled.NOTED // 8] = 0
+        self.record.clear()
         self.reload_paging()
         self.intercepts.program()
 
     def init(self) -> None:
-        """Do what an INIT does (SDM 3A table 9-1): reset, but TSC, MSRs and FPU stay.
+        """Do what an INIT does (SDM 3A table 9-1): reset, but TSC, MSRs, FPU and CR0.CD stay.
 
         The boot processor then starts in the firmware, the others wait for a SIPI. From a hook of
         this processor's own it happens behind the instruction.
         """
-        if self._running:
+        if self.slice.is_running:
             self._deferred.append(self.init)
             self.leave()
             return
         q = self.hidden.q
-        kept = {word: q[word] for word in (*range(H.SYSENTER_CS_D // 2, H.PAT_Q + 1), H.XCR0_Q)}
-        self.set_state(CpuState.reset())
-        for word, value in kept.items():
+        kept = [(word, q[word]) for word in KEPT_BY_INIT]
+        self._start_from(state_after_init(self.regs))
+        for word, value in kept:
             q[word] = value
         self.halted = self.waits_for_sipi = self.index != 0
 
     def sipi(self, vector: int) -> None:
         """Start in real mode at `vector << 12` if an INIT came before, else do nothing."""
-        if self._running:
+        if self.slice.is_running:
             self._deferred.append(lambda: self.sipi(vector))
             return
         if not self.waits_for_sipi:
@@ -379,290 +195,6 @@ class Vcpu:
         )
         self.regs.cs = state.segments["cs"]
         self.regs.rip = 0
-
-    waits_for_sipi = False
-    """An INIT came, and no SIPI since: nothing else wakes the processor."""
-
-    @property
-    def bits(self) -> int:
-        """How the instruction at RIP is decoded: 16, 32 or 64."""
-        hflags = self.hidden.d[H.HFLAGS_D]
-        return 64 if hflags & H.HF_CS64 else 32 if hflags & H.HF_CS32 else 16
-
-    def read_code(self, size: int) -> bytes:
-        """Return up to `size` code bytes at CS:RIP. 1 us where they were fetched just now."""
-        rip = self.regs.linear_rip
-        self.linear.begin()
-        return self.linear.read_code(rip, size, self.regs.cpl == 3)
-
-    # --- Paging -------------------------------------------------------------------------------
-
-    def reload_paging(self) -> None:
-        """Empty the TLB and tell the MMU the control registers as they are now."""
-        self.fills.reload_paging()
-
-    def flush_tlb(self) -> None:
-        """Empty the TLB; also inside hooks. 1.4 us."""
-        self.fills.flush_tlb()
-
-    def drop_code(self, gfn: int) -> None:
-        """Forget what was translated from the code in a frame; also inside hooks. 4 us."""
-        if self.mmu.name == _NATIVE:
-            # No virtual address is known to lead there, so all goes; but not in mid-run.
-            self._code_is_stale = True
-            if self._running and not self._between:
-                self._pause()
-            return
-        self.fills.drop_code(gfn)
-
-    def push(self, value: int, size: int) -> None:
-        """Push 2 or 4 bytes for an instruction outside 64-bit mode; raises Fault."""
-        regs = self.regs
-        mask = 0xFFFF_FFFF if self.hidden.d[H.HFLAGS_D] & H.HF_SS32 else 0xFFFF
-        pointer = regs.rsp - size & mask
-        access = ACCESS_USER if regs.cpl == 3 else ACCESS_READ
-        address = regs.segment_base(2) + pointer & 0xFFFF_FFFF
-        self.linear.begin()
-        self.linear.stage(address, size, value, access, Vector.SS)
-        self.linear.commit()
-        regs.rsp = regs.rsp & ~mask | pointer
-
-    def read_cr8(self) -> int:
-        """Return the task priority; a local APIC overrides this."""
-        return self.regs.cr8
-
-    def write_cr8(self, value: int) -> None:
-        """Set the task priority, 0 to 15; a local APIC overrides this."""
-        self.regs.cr8 = value
-
-    # --- Events -----------------------------------------------------------------------------------
-
-    def _intr(self, _uc: int, number: int, _data: int) -> None:
-        """Serve an exception, a software interrupt, or an intercept."""
-        self._between = True
-        try:
-            d = self.hidden.d
-            if self.hooks.is_aborting:
-                self._take_back_stop()
-                self.hooks.finish_abort()
-                return
-            stepped = self._stepping
-            if stepped and self._end_step(number):
-                return
-            if number >= PAGE_FAULT:
-                self._refused_fill(stepped)
-            elif number < H.VMEXIT:
-                software = d[H.IS_INT_D]
-                d[H.IS_INT_D] = 0
-                d[H.OLD_EXCEPTION_D] = 0xFFFF_FFFF
-                if software:
-                    self._software_interrupt(number)
-                elif number == Vector.PF and not stepped and self._is_ahead(self.regs.cr2):
-                    self.begin_step(counted=False)  # native; see _refused_fill
-                else:
-                    self._exception(number)
-            elif H.EXIT_EXCEPTION <= number - H.VMEXIT < H.EXIT_FIRST:
-                self._exception(number - H.VMEXIT - H.EXIT_EXCEPTION)
-            elif number == H.VMEXIT + H.EXIT_VINTR:
-                self._interrupt_window()
-            elif number == H.VMEXIT + H.EXIT_NMI:
-                self._take_nmi()
-            else:
-                self.intercepts.handlers[number - H.VMEXIT]()
-        except BaseException as error:
-            self.fail(error)
-        finally:
-            self._between = False
-
-    def _exception(self, vector: int) -> None:
-        if vector == Vector.UD:
-            code = self.read_code(15)
-            at = length_of_prefixes(code, self.bits)
-            if code[at : at + 1] == b"\xf1":  # INT1, which QEMU leaves out
-                self._icebp(at + 1)
-                return
-        error_code = self.hidden.d[H.ERROR_CODE_D] if vector in _WITH_ERROR_CODE else None
-        cr2 = self.regs.cr2 if vector == Vector.PF else None
-        self.deliver(Event(vector, Source.EXCEPTION, error_code, cr2))
-
-    def _icebp(self, length: int) -> None:
-        start = self.regs.rip
-        self.regs.rip = start + length
-        self.deliver(Event(Vector.DB, Source.ICEBP, start=start))
-
-    def _software_interrupt(self, vector: int) -> None:
-        # RIP is behind the instruction: INT n has two bytes, INT3 and INTO have one. Both INT 3
-        # forms come alike; the bytes tell.
-        regs = self.regs
-        rip = regs.rip
-        length = 2
-        if vector in (Vector.BP, Vector.OF):
-            regs.rip = rip - 1
-            if self.read_code(1) in (b"\xcc", b"\xce"):
-                length = 1
-            regs.rip = rip
-        self.deliver(Event(vector, Source.SOFTWARE, start=rip - length))
-
-    def _refused_fill(self, stepped: bool) -> None:
-        """Deliver what a refused fill means, and take back Unicorn's order to stop.
-
-        Unless the translator ran into it: it reads on behind a page's end before the last
-        instruction on that page is executed. Then that one comes first, alone (`stepped`: it
-        has been tried).
-        """
-        hidden = self.hidden
-        refusal = self.fills.take_refusal()
-        if refusal is None or not self._take_back_stop():
-            raise EngineError("Unicorn reports a refused fill that we know nothing of")
-        gva = hidden.uc[hidden.invalid_addr]
-        if not stepped and self._is_ahead(gva):
-            self.begin_step(counted=False)
-            return
-        if isinstance(refusal, NotCanonical):
-            code = self.read_code(15)
-            stack = is_stack_access(code, self.regs.rip, self.bits)
-            self.deliver(Event(Vector.SS if stack else Vector.GP, error_code=0))
-        else:
-            if gva >> 12 != refusal.gva >> 12:
-                gva = refusal.gva | gva & 0xFFF
-            self.deliver(Event(Vector.PF, Source.EXCEPTION, refusal.error_code, gva))
-        self._tick()
-
-    def _is_ahead(self, gva: int) -> bool:
-        """Return whether an address that faulted is the start of the next page, while there is a
-        whole instruction left on this one."""
-        rip = self.regs.linear_rip
-        if gva & 0xFFF or gva >> 12 != (rip >> 12) + 1:
-            return False
-        room = 0x1000 - (rip & 0xFFF)
-        return 0 < instruction_length(self.read_code(min(room, 15)), self) <= room
-
-    def _take_back_stop(self) -> bool:
-        """Undo the order to stop that comes with a refused fill; returns whether there was one."""
-        hidden = self.hidden
-        if hidden.invalid_error[0] != raw.ERR_EXCEPTION:
-            return False
-        hidden.invalid_error[0] = 0
-        if self._exit is None and not self._kicked:
-            hidden.exit_request[0] = 0
-        return True
-
-    def deliver(self, event: Event) -> None:
-        """Deliver an event now; on a triple fault the processor shuts down."""
-        regs = self.regs
-        cs, rip = regs.segment_selector(1), regs.rip
-        instruction = self.executed + self.progress()
-        if self.state_block.words[compiled.NOTED // 8]:
-            self._collect_events()
-        tried = [event]
-        try:
-            if not self.delivery.quickly(event):
-                tried = self.delivery.deliver(event)
-        except Shutdown as shutdown:
-            tried = shutdown.args[0]
-            self.shut_down = True
-            self._stop(Exit.SHUTDOWN)
-        for one in tried:
-            past = PastEvent(one, cs, rip, instruction)
-            self._recent.append(past)
-            if self._on_event is not None:
-                self._on_event(past)
-
-    @property
-    def on_event(self) -> Callable[[PastEvent], None] | None:
-        """Called with every event that is delivered: `-d int`."""
-        return self._on_event
-
-    @on_event.setter
-    def on_event(self, value: Callable[[PastEvent], None] | None) -> None:
-        self._on_event = value
-        self._choose_who_serves_events()
-
-    @property
-    def recent(self) -> list[PastEvent]:
-        """The last few events, the newest last."""
-        self._collect_events()
-        return list(self._recent)
-
-    def _collect_events(self) -> None:
-        """Take over what compiled code has noted."""
-        words = self.state_block.words
-        count, words[compiled.NOTED // 8] = words[compiled.NOTED // 8], 0
-        for number in range(max(count - compiled.RING_ENTRIES, 0), count):
-            at = (compiled.RING + number % compiled.RING_ENTRIES * compiled.RING_ENTRY) // 8
-            what, code, cr2, cs, rip, instruction = words[at : at + 6]
-            source = Source(what >> 8 & 0xFF)
-            if source is Source.SOFTWARE:
-                event = Event(what & 0xFF, source, start=rip - 2)
-            else:
-                event = Event(what & 0xFF, source, code, cr2)
-            self._recent.append(PastEvent(event, cs, rip, instruction))
-
-    def _tick(self) -> None:
-        """Count an event as an instruction: a loop of events alone must end with the budget."""
-        clock = self._clock
-        clock[0] = count = clock[0] + 1
-        if self._done + count >= self._budget:
-            self._stop(Exit.BUDGET)
-
-    def fail(self, error: BaseException) -> None:
-        """Keep an exception of a hook for `run` to raise."""
-        if self._failure is None:
-            self._failure = error
-        self.hidden.cpu[self.hidden.interrupt_request] = 0
-        self._stop(Exit.KICKED)
-
-    def _stop(self, reason: Exit) -> None:
-        """Leave the engine before its next instruction."""
-        if self._exit is None or reason is Exit.SHUTDOWN:
-            self._exit = reason
-            self._stop_at = self._clock[0]
-        self._pause()
-
-    def _pause(self) -> None:
-        """Have the engine come back behind the instruction that is executing; `run` goes on.
-
-        Not by `uc_emu_stop`: the engine looks for that order after every single memory access, and
-        an instruction that has stored already would be left and then executed again. Only in the
-        interrupt hook no instruction is under way.
-        """
-        if self._between:
-            raw.stop(self._handle)
-        else:
-            clock = self._clock
-            clock[1] = min(clock[0], clock[1])
-
-    # --- Interrupts -------------------------------------------------------------------------------
-
-    def set_intr(self, level: bool) -> None:
-        """Drive the INTR pin."""
-        if level:
-            self.request(H.INTERRUPT_VIRQ)
-        else:
-            self._rearm = False
-            self.withdraw(H.INTERRUPT_VIRQ)
-
-    def nmi(self) -> None:
-        """Send an NMI; one waits while another is served."""
-        self.request(H.INTERRUPT_NMI)
-
-    def request(self, bit: int) -> None:
-        """Set a bit of QEMU's interrupt request word, and have it looked at soon."""
-        hidden = self.hidden
-        hidden.cpu[hidden.interrupt_request] |= bit
-        # In the interrupt hook the engine looks by itself before it goes on.
-        waits = bit == H.INTERRUPT_VIRQ and not self._window_open()
-        if self._running and not self._between and not waits:
-            self._pause()
-
-    def withdraw(self, bit: int) -> None:
-        """Clear a bit of QEMU's interrupt request word."""
-        hidden = self.hidden
-        hidden.cpu[hidden.interrupt_request] &= ~bit
-
-    def _window_open(self) -> bool:
-        d = self.hidden.d
-        return bool(d[H.EFLAGS_D] & EFLAGS_IF and not d[H.HFLAGS_D] & H.HF_INHIBIT_IRQ)
 
     @property
     def can_wake(self) -> bool:
@@ -680,130 +212,76 @@ class Vcpu:
         """Whether an interrupt could wake this processor from HLT."""
         return bool(self.hidden.d[H.EFLAGS_D] & EFLAGS_IF) and not self.waits_for_sipi
 
-    def _interrupt_window(self) -> None:
-        """INTR is up, IF is set and no shadow is in the way: at exactly this boundary."""
-        source = self.interrupts
-        if self._exit is not None:
-            # The engine looks at requests before it looks at an order to stop.
-            self.withdraw(H.INTERRUPT_VIRQ)
-            self._rearm = True
-            return
-        if source is None or not source.pending():
-            self.withdraw(H.INTERRUPT_VIRQ)
-            return
-        self.deliver(Event(source.acknowledge(), Source.EXTERNAL))
-        if not source.pending():
-            self.withdraw(H.INTERRUPT_VIRQ)
-        self._tick()
+    @property
+    def bits(self) -> int:
+        """How the instruction at RIP is decoded: 16, 32 or 64."""
+        hflags = self.hidden.d[H.HFLAGS_D]
+        return 64 if hflags & H.HF_CS64 else 32 if hflags & H.HF_CS32 else 16
 
-    def _take_nmi(self) -> None:
-        self.withdraw(H.INTERRUPT_NMI)
-        if self.hidden.d[H.HFLAGS_D] & H.HF_INHIBIT_IRQ:
-            # Not behind STI or MOV SS (SDM 3A 6.8.3): Unicorn looks at that for INTR alone.
-            self._nmi_waits = True
-            self._clock[0] += 1
-            self.begin_step()
-            return
-        self.hidden.d[H.HFLAGS2_D] |= H.HF2_NMI  # the engine's IRET clears it
-        self.deliver(Event(Vector.NMI, Source.EXTERNAL))
-        self._tick()
+    def read_code(self, size: int) -> bytes:
+        """Return up to `size` code bytes at CS:RIP. 1 us where they were fetched just now."""
+        regs = self.regs
+        self.linear.begin()
+        space = regs.cr3 if regs.efer & EFER_LMA else 0
+        return self.linear.read_code(regs.linear_rip, size, regs.cpl == 3, space)
 
-    # --- Executing an intercepted instruction natively ----------------------------------------
+    def read_cr8(self) -> int:
+        """Return the task priority; a local APIC overrides this."""
+        return self.regs.cr8
 
-    def begin_step(self, *, counted: bool = True) -> None:
-        """Have the interrupt hook called behind the next instruction: by the trap flag.
+    def write_cr8(self, value: int) -> None:
+        """Set the task priority, 0 to 15; a local APIC overrides this."""
+        self.regs.cr8 = value
 
-        `counted`: the instruction has been counted already, and will be again.
-        """
-        d, regs = self.hidden.d, self.regs
-        self._stepping = True
-        self._choose_who_serves_events()
-        self._step_tf = d[H.EFLAGS_D] & EFLAGS_TF
-        self._step_dr6 = regs.dr6
-        d[H.EFLAGS_D] |= EFLAGS_TF
-        if counted:
-            self._clock[0] -= 1
+    # --- Paging -------------------------------------------------------------------------------
 
-    def _end_step(self, number: int) -> bool:
-        """Undo `begin_step`, whatever came; returns True if it was the trap we asked for."""
-        self._stepping = False
-        self._choose_who_serves_events()
-        if self._nmi_waits:
-            self._nmi_waits = False
-            self.request(H.INTERRUPT_NMI)
-        self.intercepts.program()
-        if self._step_tf:
-            return False
-        self.hidden.d[H.EFLAGS_D] &= ~EFLAGS_TF
-        if number != H.VMEXIT + H.EXIT_EXCEPTION + Vector.DB:
-            return False
-        self.regs.dr6 = self._step_dr6
-        return True
+    def reload_paging(self) -> None:
+        """Empty the TLB and tell the MMU the control registers as they are now."""
+        self.fills.reload_paging()
+
+    def flush_tlb(self) -> None:
+        """Empty the TLB; also inside hooks. 1.4 us."""
+        self.fills.flush_tlb()
+
+    def drop_code(self, gfn: int) -> None:
+        """Forget what was translated from the code in a frame; also inside hooks. 4 us."""
+        if self._engine.is_native:
+            self.slice.drop_all_code()  # no virtual address is known to lead there
+        else:
+            self.fills.drop_code(gfn)
 
     # --- Running --------------------------------------------------------------------------------
 
-    def progress(self) -> int:
-        """Return how many instructions the slice that runs now has begun; 0 between slices."""
-        return self._done + self._clock[0] if self._running else 0
+    @property
+    def executed(self) -> int:
+        """The instructions of all slices that are over; see `emu.cpu.slice.Slice`."""
+        return self.slice.executed
 
-    def left(self) -> int:
-        """Return how many instructions the slice that runs now has left."""
-        return self._budget - self.progress()
+    @property
+    def stalled(self) -> int:
+        """How many of those are time in which the processor waited."""
+        return self.slice.stalled
 
-    def stall(self, instructions: int) -> None:
-        """Let time pass as `instructions` would take, in which the processor waits."""
-        self._clock[0] += instructions
-        self.stalled += instructions
-
-    def limit(self, budget: int) -> None:
-        """Shorten the running slice to `budget` instructions in all, or to those begun by now."""
-        if self._running and budget < self._budget:
-            clock = self._clock
-            self._budget = max(budget, self._done + clock[0])
-            clock[1] = min(clock[1], self._budget - self._done)
-
-    def leave(self) -> None:
-        """End the slice behind the instruction that is executing; for devices, inside a hook."""
-        if self._running:
-            self._stop(Exit.KICKED)
-
-    def kick(self) -> None:
-        """Leave `run` at the next boundary, or return from the next `run` at once. Any thread."""
-        self._kicked = True
-        if self._running:
-            self._clock[1] = 0
-
-    def yielded(self) -> None:
-        """End the slice: the guest has executed PAUSE."""
-        self._stop(Exit.YIELDED)
+    def fail(self, error: BaseException) -> None:
+        """Keep an exception of a hook for `run` to raise."""
+        if self._failure is None:
+            self._failure = error
+        self.pins.clear()
+        self.slice.stop(Exit.KICKED)
 
     def run(self, budget: int) -> Exit:
         """Execute at most `budget` instructions (at least one) and say why it ended."""
         if self.shut_down:
             return Exit.SHUTDOWN
-        if self._rearm:
-            self._rearm = False
-            self.request(H.INTERRUPT_VIRQ)
+        self.pins.rearm()
         if self.halted:
             if not self.can_wake:
                 return Exit.HALT
             self.halted = False
-        self._exit = None
-        self._done = 0
-        self._budget = budget
-        self._running = True
-        try:
-            while True:
-                over, error = self._enter()
-                if not over or self._exit is not None or self._kicked:
-                    break
-                if error != raw.ERR_OK or self._done >= self._budget:
-                    break
-        finally:
-            self._running = False
-            self.executed += self._done
-        if self._stepping:
-            self._end_step(-1)
+        running = self.slice
+        over, error = running.run(budget)
+        if self.step.is_active:
+            self.step.end(-1)
         while self._deferred:
             self._deferred.pop(0)()
         if self._failure is not None:
@@ -811,36 +289,14 @@ class Vcpu:
             raise failure
         if error != raw.ERR_OK:
             raise EngineError(f"Unicorn stopped: {raw.describe(error)}")
-        if self._exit is not None:
-            return self._exit
-        if self._kicked:
-            self._kicked = False
+        if running.exit is not None:
+            return running.exit
+        if running.kicked:
+            running.kicked = False
             return Exit.KICKED
+        if not over and self.hidden.d[H.EFLAGS_D] & EFLAGS_TF:
+            self.debug.single_step()  # HLT is over at once then (SDM 3B 17.3.1.4)
+            return Exit.SHUTDOWN if self.shut_down else Exit.BUDGET
         if not over:
             self.halted = not self.can_wake
         return Exit.HALT if self.halted else Exit.BUDGET
-
-    def _enter(self) -> tuple[bool, int]:
-        """Run the engine for what is left of the slice: (whether the clock stopped it, uc_err)."""
-        hidden = self.hidden
-        if self._code_is_stale:
-            self._code_is_stale = False
-            raw.flush_code(self._handle)
-        budget = 0 if self._kicked else max(self._budget - self._done, 1)
-        if self._counts_blocks:
-            words = self.state_block.words
-            words[0], words[1], words[compiled.STOPPED // 8] = 0, budget, 0
-            words[compiled.BASE // 8] = self.executed + self._done
-            error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
-            count, over = words[0], bool(words[compiled.STOPPED // 8])
-        else:
-            # A limit of 0 would mean none, and have all translated code thrown away.
-            error = raw.start(self._handle, hidden.q[H.RIP_Q], max(budget, 1))
-            count = hidden.uc[hidden.counter]
-            over = count > hidden.uc[hidden.limit]
-            count -= over
-        if self._exit is not None:
-            count = self._stop_at
-        self._clock[0] = 0
-        self._done += count
-        return over, error

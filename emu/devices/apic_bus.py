@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-__all__ = ["ApicBus", "DeliveryMode", "Message"]
+__all__ = ["UNMASKABLE", "ApicBus", "DeliveryMode", "Message"]
 
 BROADCAST_8, BROADCAST_32 = 0xFF, 0xFFFF_FFFF
 
@@ -26,6 +26,10 @@ class DeliveryMode(IntEnum):
     INIT = 5
     STARTUP = 6
     EXTINT = 7
+
+
+UNMASKABLE = frozenset({DeliveryMode.NMI, DeliveryMode.INIT, DeliveryMode.STARTUP})
+"""What reaches a processor whatever its IF is."""
 
 
 class Message(NamedTuple):

@@ -52,11 +52,12 @@ class ApicTimer:
 
     def set_entry(self, entry: int) -> None:
         """Take the LVT entry: its mode and mask. The count goes on over a change between one-shot
-        and periodic; to or from TSC-deadline disarms the timer."""
+        and periodic; to or from TSC-deadline disarms the timer. What expired while it was masked
+        is lost, as every masked local interrupt is (10.5.1)."""
+        self._catch_up()
         state = self.state
         mode = entry >> MODE_SHIFT & 3
         if mode != state.mode:
-            self._settle()
             if DEADLINE in (mode, state.mode):
                 state.expiry = None
                 state.deadline = 0
@@ -68,6 +69,7 @@ class ApicTimer:
 
     def write_initial(self, value: int) -> None:
         """Start counting down from `value`; 0 stops. Ignored in TSC-deadline mode."""
+        self._catch_up()
         state = self.state
         if state.mode == DEADLINE:
             return
@@ -87,6 +89,7 @@ class ApicTimer:
 
     def write_divide(self, value: int) -> None:
         """Set the divide configuration. What is left of the count goes on at the new rate."""
+        self._catch_up()
         left = self.current()
         state = self.state
         state.divide = value & 0x0B
@@ -100,9 +103,11 @@ class ApicTimer:
         return 1 << (((divide >> 1 & 4 | divide & 3) + 1) & 7)
 
     def _settle(self) -> None:
-        """Bring an expiry that is past to the next period, or stop."""
+        """Bring an expiry that is past to the next period, or stop; a deadline disarms."""
         state = self.state
         now = self._clock.now
+        if state.mode == DEADLINE and state.deadline <= self._tsc():
+            state.deadline = 0
         if state.expiry is not None and state.expiry <= now:
             if state.mode == PERIODIC:
                 state.expiry = next_expiry(state.expiry, state.initial * self._divisor(), now)
@@ -113,13 +118,12 @@ class ApicTimer:
 
     def read_deadline(self) -> int:
         """Return IA32_TSC_DEADLINE: 0 once it has passed."""
-        state = self.state
-        if state.deadline and state.deadline <= self._tsc():
-            state.deadline = 0
-        return state.deadline
+        self._settle()
+        return self.state.deadline
 
     def write_deadline(self, value: int) -> None:
         """Arm for a TSC value, or disarm by 0. Ignored outside TSC-deadline mode."""
+        self._catch_up()
         if self.state.mode == DEADLINE:
             self.state.deadline = value
             self._rearm()
@@ -129,6 +133,16 @@ class ApicTimer:
         self._rearm()
 
     # The event.
+
+    def _catch_up(self) -> None:
+        """Do what is due by now, before a register changes: the instruction that writes it may be
+        the one at which the count runs out."""
+        event = self._event
+        if event is not None and event.when <= self._clock.now:
+            self._clock.cancel(event)
+            self._due()
+        else:
+            self._settle()
 
     def _rearm(self, earliest: int = 0) -> None:
         state = self.state
@@ -150,7 +164,7 @@ class ApicTimer:
         self._event = None
         state = self.state
         if state.mode == DEADLINE:
-            state.deadline = 0
+            state.deadline = 0  # whatever the TSC says: the event is the deadline
         self._settle()
         self._rearm(self._clock.now + MIN_PERIOD_NS)
         if state.mode != RESERVED:

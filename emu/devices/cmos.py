@@ -21,6 +21,7 @@ __all__ = ["DEFAULT_START", "Cmos"]
 INDEX_PORT = 0x70
 NMI_MASK = 1 << 7
 SIZE = 128
+SHUTDOWN = 0x0F  # why the processor was reset, for firmware to know
 
 # Address map (data sheet figure 14); the century is where IBM's and everyone's firmware has it.
 SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM = range(6)
@@ -106,6 +107,11 @@ class Cmos:
         self.state.flags = 0
         self.nmi_masked = False
         self._rearm()
+
+    @property
+    def shutdown_code(self) -> int:
+        """What a program has left for the firmware to find after a reset."""
+        return self.state.ram[SHUTDOWN]
 
     def read(self, port: int, size: int) -> int:
         """Read the chosen register. The index port cannot be read."""

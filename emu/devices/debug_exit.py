@@ -20,6 +20,10 @@ class DebugExit:
         self._stop = stop
         self._done = False
 
+    def reset(self) -> None:
+        """Be ready for another first write."""
+        self._done = False
+
     def read(self, port: int, size: int) -> int:
         """Return 0, as QEMU does."""
         return 0

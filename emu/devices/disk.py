@@ -7,6 +7,7 @@ the file is opened for reading only.
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from emu.errors import KernelError
@@ -25,6 +26,7 @@ class Disk:
         """Open `path`. Raises KernelError if it is missing, empty, too large or no file, or cannot
         be written though neither `snapshot` nor `read_only` is asked for."""
         self.path = path
+        _check_kind(path)
         self.read_only = read_only and not snapshot
         self._overlay: dict[int, bytes] | None = {} if snapshot else None
         try:
@@ -34,11 +36,17 @@ class Disk:
         except PermissionError:
             hint = "" if snapshot or read_only else " for writing (snapshot=on would do without)"
             raise KernelError(f"disk image {path}: cannot be opened{hint}") from None
+        except (OSError, ValueError) as error:
+            raise KernelError(f"disk image {path}: {_reason(error)}") from None
+        try:
+            size = self._file.seek(0, 2)
         except OSError as error:
-            raise KernelError(f"disk image {path}: {error.strerror or error}") from None
-        size = self._file.seek(0, 2)
+            self._file.close()
+            raise KernelError(f"disk image {path}: {_reason(error)}") from None
         self.sectors = -(-size // SECTOR_SIZE)
         """How many sectors there are."""
+        self.padding = -size % SECTOR_SIZE
+        """By how many zeros the last one is filled up."""
         if not 0 < self.sectors <= MAX_SECTORS:
             self._file.close()
             what = "is empty" if size == 0 else "is too large"
@@ -75,3 +83,19 @@ class Disk:
     def close(self) -> None:
         """Close the file; a snapshot's writes are gone."""
         self._file.close()
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse a pipe before it is opened, since that could wait for ever; raises KernelError."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return  # `open` will say why
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode):
+        raise KernelError(
+            f"disk image {path} is a pipe or terminal: a file is needed that can be read anywhere"
+        )
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

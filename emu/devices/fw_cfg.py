@@ -8,8 +8,9 @@ are big endian.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from emu.clock import Clock, Event
 from emu.devices.bus import LogOnce
 from emu.errors import UsageError
 from mmu.memory import Memory
@@ -34,8 +35,10 @@ DMA_SIGNATURE = 0x51454D5520434647  # "QEMU CFG"
 # Control word of a DMA descriptor: 32 bits control, 32 bits length, 64 bits address.
 DESCRIPTOR_SIZE = 16
 DMA_ERROR, DMA_READ, DMA_SKIP, DMA_SELECT, DMA_WRITE = (1 << n for n in range(5))
-# Behind an item's end zeros are read, for as long as the guest likes; this much at a time.
+# Behind an item's end zeros are read, for as long as the guest likes: this much at a time, and
+# what is left as many ns later, so that a run meets its time limit.
 CHUNK = 1 << 20
+CHUNK_NS = 100_000
 
 
 def e820_item(ranges: Iterable[tuple[int, int, int]]) -> bytes:
@@ -49,9 +52,15 @@ def e820_item(ranges: Iterable[tuple[int, int, int]]) -> bytes:
 class FwCfg:
     """Ports 0x510 to 0x51b, width 4."""
 
-    def __init__(self, memory: Memory, *, ram_size: int, cpus: int, max_cpus: int) -> None:
+    def __init__(
+        self, clock: Clock, memory: Memory, *, ram_size: int, cpus: int, max_cpus: int
+    ) -> None:
         """Tell `ram_size` (bytes) and the processors there are and may be; DMA to `memory`."""
+        self._clock = clock
         self._memory = memory
+        self._event: Event | None = None
+        self._descriptor = 0
+        self._left: list[tuple[int, int]] = []  # gpa and size of what the DMA has yet to zero
         self._log = LogOnce("fw_cfg")
         self._key = SIGNATURE
         self._offset = 0
@@ -97,6 +106,8 @@ class FwCfg:
         """Choose the signature again."""
         self._select(SIGNATURE)
         self._dma_address = 0
+        self._clock.cancel(self._event)
+        self._event = None
 
     # Ports.
 
@@ -139,7 +150,10 @@ class FwCfg:
     # DMA.
 
     def _dma(self, descriptor: int) -> None:
-        """Do what the descriptor says and leave in its control word 0, or the error bit."""
+        """Do what the descriptor says and leave in its control word 0, or the error bit.
+
+        That is done at once, but for more than `CHUNK` zeros behind an item's end.
+        """
         memory = self._memory
         limit = 1 << memory.phys_bits
         if descriptor + DESCRIPTOR_SIZE > limit:
@@ -152,22 +166,47 @@ class FwCfg:
         if control & DMA_SELECT:
             self._select(control >> 16)
         result = 0
-        if control & DMA_READ:
+        if self._event is not None:
+            result = DMA_ERROR  # one at a time
+        elif control & DMA_READ:
             if address + length > limit:
                 result = DMA_ERROR
             else:
-                self._fetch(address, length)
+                self._fetch(descriptor, address, length)
+                return
         elif control & DMA_WRITE:
             result = DMA_ERROR  # no item can be written
         elif control & DMA_SKIP:
             self._offset += length
         memory.write_block(descriptor, result.to_bytes(4, "big"), "device")
 
-    def _fetch(self, address: int, length: int) -> None:
-        """Copy from the item, and zeros behind its end, into RAM."""
+    def _fetch(self, descriptor: int, address: int, length: int) -> None:
+        """Copy from the item, and zeros behind its end, into RAM: devices are passed over."""
         data = self._take(length)
-        self._memory.write_block(address, data, "device")
-        zeros = bytes(min(CHUNK, length - len(data)))
-        for start in range(address + len(data), address + length, CHUNK):
-            count = min(CHUNK, address + length - start)
-            self._memory.write_block(start, zeros[:count], "device")
+        for start, count in self._ram(address, len(data)):
+            piece = data[start - address : start - address + count]
+            self._memory.write_block(start, piece, "device")
+        self._descriptor = descriptor
+        self._left = list(self._ram(address + len(data), length - len(data)))
+        self._zero()
+
+    def _ram(self, address: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield the pieces of a range that are RAM, each of at most `CHUNK` bytes."""
+        for slot in self._memory.slots():
+            end = min(slot.end, address + length)
+            if slot.kind == "ram":
+                for start in range(max(slot.gpa, address), end, CHUNK):
+                    yield start, min(CHUNK, end - start)
+
+    def _zero(self) -> None:
+        """Zero as much as may be done at once; behind the last piece the transfer is over."""
+        room = CHUNK
+        self._event = None
+        while self._left and self._left[0][1] <= room:
+            start, count = self._left.pop(0)
+            self._memory.write_block(start, bytes(count), "device")
+            room -= count
+        if self._left:
+            self._event = self._clock.at(self._clock.now + CHUNK_NS, self._zero)
+        else:
+            self._memory.write_block(self._descriptor, bytes(4), "device")

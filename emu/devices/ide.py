@@ -2,8 +2,9 @@
 """An ATA channel with up to two disks, by programmed I/O (T13/1410D, ATA-6).
 
 A command sets BSY and does its work `ACCESS_NS` later, so that a driver that waits for the
-interrupt has gone to wait before it comes. There is no DMA: IDENTIFY says so, and its commands
-abort. A drive that is not there reads as zeros and takes no commands.
+interrupt has gone to wait before it comes; what is written stands in the image before that. There
+is no DMA: IDENTIFY says so, and its commands abort. A drive that is not there reads as zeros and
+takes no commands.
 """
 
 from __future__ import annotations
@@ -354,16 +355,26 @@ class IdeChannel:
         state.status = R.STATUS_READY | R.STATUS_DATA
 
     def _store_block(self) -> None:
+        """Write a block that is complete; only what the driver hears of it takes its time.
+
+        A machine that is switched off behind the last word, or behind FLUSH CACHE, loses nothing.
+        """
         state, drive = self.state, self._active
-        if drive is None:
-            self._fail()
-            return
         count = len(state.buffer) // SECTOR_SIZE
+        error = R.ERROR_ABORTED if drive is None else 0
         try:
-            drive.disk.write(state.sector, bytes(state.buffer))
-        except OSError as error:
-            self._log(("write", state.sector), "sector %d: %s", state.sector, error)
-            self._fail(R.ERROR_UNCORRECTABLE)
+            if drive is not None:
+                drive.disk.write(state.sector, bytes(state.buffer))
+        except OSError as failure:
+            self._log(("write", state.sector), "sector %d: %s", state.sector, failure)
+            error = R.ERROR_UNCORRECTABLE
+        state.status = R.STATUS_BUSY
+        self._later(lambda: self._stored(count, error))
+
+    def _stored(self, count: int, error: int) -> None:
+        state = self.state
+        if error:
+            self._fail(error)
             return
         state.sector += count
         state.left -= count
@@ -409,5 +420,4 @@ class IdeChannel:
         state.buffer[state.position : state.position + len(data)] = data
         state.position += len(data)
         if state.position >= len(state.buffer):
-            state.status = R.STATUS_BUSY
-            self._later(self._store_block)
+            self._store_block()

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
-from emu.devices.apic_bus import ApicBus, DeliveryMode, Message
+from emu.devices.apic_bus import UNMASKABLE, ApicBus, DeliveryMode, Message
 from emu.devices.bus import IrqLine, LogOnce
 
 __all__ = ["DEFAULT_BASE", "PINS", "IoApic", "isa_pin"]
@@ -120,6 +120,14 @@ class IoApic:
             if entry & VECTOR == vector and entry & REMOTE_IRR:
                 state.entries[pin] = entry & ~REMOTE_IRR
                 self._service_level(pin)
+
+    @property
+    def is_unmaskable(self) -> bool:
+        """Whether an open pin sends what IF does not hold back: NMI, INIT."""
+        return any(
+            not entry & MASKED and entry >> MODE_SHIFT & 7 in UNMASKABLE
+            for entry in self.state.entries
+        )
 
     # Registers.
 

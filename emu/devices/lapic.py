@@ -2,9 +2,11 @@
 """A local APIC, as xAPIC and as x2APIC (SDM 3A chapter 10): what its registers do.
 
 `LocalApic` is an `InterruptSource` in front of the 8259 pair: the processor's INTR is up while an
-interrupt of its own outranks the processor's priority, or while LINT0 passes the 8259s' on. The
-guest gets at it through `LocalApic.registers`. IA32_APIC_BASE moves it, switches it off, and
-switches it between memory-mapped registers and MSRs.
+interrupt of its own outranks the processor's priority, or while LINT0 passes the 8259s' on, or an
+ExtINT message has come. All processors may listen to the 8259s; who acknowledges first has the
+interrupt. SMIs are not delivered: there is no SMM. The guest gets at it through
+`LocalApic.registers`. IA32_APIC_BASE moves it, switches it off, and switches it between
+memory-mapped registers and MSRs.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from emu.devices import lapic_state as L
 from emu.devices.apic_bus import (
     BROADCAST_8,
     BROADCAST_32,
+    UNMASKABLE,
     ApicBus,
     DeliveryMode,
     Message,
@@ -69,13 +72,17 @@ class LocalApic:
     def reset(self) -> None:
         """Power up, or RESET."""
         self.base = L.DEFAULT_BASE | L.BASE_ENABLE | (L.BASE_BSP if self._index == 0 else 0)
-        self.init()
+        self._clear(self._index)
         self.on_relocated()
 
     def init(self) -> None:
-        """Reset the registers, as INIT does. The boot processor's LINT0 is left open for the
-        8259s, as by firmware's virtual wire mode."""
-        self.state = LapicState(self._index)
+        """Reset the registers, as INIT does: all but the ID (10.4.7.3)."""
+        self._clear(self.state.id)
+
+    def _clear(self, number: int) -> None:
+        """Reset the registers and have APIC ID `number`. The boot processor's LINT0 is left open
+        for the 8259s, as by firmware's virtual wire mode."""
+        self.state = LapicState(number)
         if self._index == 0:
             self.state.lvt[L.LVT_LINT0] = L.LVT_EXTINT
         if self.x2apic:
@@ -131,9 +138,12 @@ class LocalApic:
         return vector
 
     def _external(self) -> bool:
-        """Return whether LINT0 passes a request of the 8259s on."""
-        if not self._lines[0] or self._pic is None:
+        """Return whether the 8259s are to be asked: LINT0 passes a request of theirs on, or an
+        ExtINT message has come."""
+        if self._pic is None or not (self._lines[0] or self.state.extint):
             return False
+        if self.state.extint:
+            return True
         entry = self.state.lvt[L.LVT_LINT0]
         return not self.enabled or entry & (L.LVT_MASKED | 0x700) == L.LVT_EXTINT
 
@@ -147,16 +157,19 @@ class LocalApic:
         An ExtINT has no priority and goes first. If nothing is left to deliver, that is the
         spurious vector, with nothing in service (10.9).
         """
-        if self._pic is not None and self._external():
-            return self._pic.acknowledge()
         state = self.state
-        vector = self._requested()
-        if vector is None:
+        if self._pic is not None and self._external():
+            state.extint = False
+            vector = self._pic.acknowledge()
+            self._update()
+            return vector
+        requested = self._requested()
+        if requested is None:
             return state.svr & 0xFF
-        state.irr &= ~(1 << vector)
-        state.isr |= 1 << vector
+        state.irr &= ~(1 << requested)
+        state.isr |= 1 << requested
         self._update()
-        return vector
+        return requested
 
     def _update(self) -> None:
         self._cpu.set_intr(self.pending())
@@ -210,6 +223,9 @@ class LocalApic:
             self._cpu.init()
         elif mode is DeliveryMode.STARTUP:
             self._cpu.sipi(vector)
+        elif mode is DeliveryMode.EXTINT:
+            self.state.extint = True
+            self._update()
         else:
             self._log(mode, "interrupt of delivery mode %s is not delivered", mode.name)
 
@@ -236,6 +252,13 @@ class LocalApic:
             state.errors |= L.RECEIVED_ILLEGAL_VECTOR
 
     # Local interrupts (10.5).
+
+    @property
+    def is_unmaskable(self) -> bool:
+        """Whether LINT0 passes on as NMI or INIT, which IF does not hold back."""
+        entry = self.state.lvt[L.LVT_LINT0]
+        mode = entry >> L.LVT_MODE_SHIFT & 7
+        return self.enabled and not entry & L.LVT_MASKED and mode in UNMASKABLE
 
     def lint(self, number: int) -> IrqLine:
         """Return the pin LINT0 or LINT1."""
@@ -279,6 +302,9 @@ class LocalApic:
         """Do what the low half of an ICR says, towards the destination of its high half."""
         mode = DeliveryMode(command >> L.LVT_MODE_SHIFT & 7)
         vector = command & 0xFF
+        if mode in (DeliveryMode.RESERVED, DeliveryMode.EXTINT):
+            self._log(("send", mode), "an interrupt command has the reserved mode %d", mode)
+            return
         if mode is DeliveryMode.INIT and command & (L.ICR_LEVEL | L.ICR_ASSERT) == L.ICR_LEVEL:
             return  # a de-assert: only ever synchronized arbitration IDs
         if vector < L.FIRST_VECTOR and mode in (DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY):
@@ -314,16 +340,20 @@ class LocalApic:
 
     def write_lvt(self, index: int, value: int) -> None:
         """Set an entry of the local vector table; masked whatever it says while the APIC is
-        software-disabled (10.4.7.2)."""
+        software-disabled (10.4.7.2).
+
+        An illegal vector is noted in ESR when its interrupt is generated (10.5.3), not here, where
+        10.5.1 leaves it to the implementation: kernels mask entries by writing vector 0.
+        """
         lvt = self.state.lvt
         value &= L.LVT_BITS[index]
         if not self.state.svr & L.SVR_ENABLE:
             value |= L.LVT_MASKED
+        if index == L.LVT_TIMER:
+            self.timer.set_entry(value)  # first: what is due still has the old vector
         remote_irr = lvt[index] & L.LVT_REMOTE_IRR if value & L.LVT_LEVEL else 0
         lvt[index] = value | remote_irr
-        if index == L.LVT_TIMER:
-            self.timer.set_entry(value)
-        elif index in (L.LVT_LINT0, L.LVT_LINT1):
+        if index in (L.LVT_LINT0, L.LVT_LINT1):
             if value & L.LVT_LEVEL and value >> L.LVT_MODE_SHIFT & 7 == DeliveryMode.FIXED:
                 self._drive_level(index - L.LVT_LINT0)
             self._update()
@@ -354,7 +384,7 @@ class LocalApic:
             raise Fault(Vector.GP)
         self.base = value & ~L.BASE_BSP | self.base & L.BASE_BSP
         if old and not new:
-            self.init()
+            self._clear(self._index)
         elif new != old and self.x2apic:
             self._enter_x2apic()
         self._update()

@@ -102,4 +102,5 @@ class LapicState:
     errors: int = 0  # since ESR was last written
     icr: int = 0
     icr_high: int = 0
+    extint: bool = False  # a message told to ask the 8259s
     lvt: dict[int, int] = field(default_factory=lambda: dict.fromkeys(LVT_BITS, LVT_MASKED))

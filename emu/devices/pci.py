@@ -34,6 +34,7 @@ SIZE = 256
 
 # PIIX3 reset control (82371SB data sheet 2.5.7).
 RESET_CPU = 1 << 2
+RESET_HARD = 1 << 1
 RESET_BITS = 0x02
 
 
@@ -87,9 +88,10 @@ class PciHost:
     """Ports 0xcf8 to 0xcff, width 4."""
 
     def __init__(
-        self, functions: dict[tuple[int, int], PciFunction], reset: Callable[[], None]
+        self, functions: dict[tuple[int, int], PciFunction], reset: Callable[[bool], None]
     ) -> None:
-        """Put `functions` on bus 0 by (device, function); call `reset` for the reset register."""
+        """Put `functions` on bus 0 by (device, function); call `reset(hard)` for the reset
+        register: whether of everything, or of the processors alone."""
         self._functions = functions
         self._reset = reset
         self._log = LogOnce("pci")
@@ -138,7 +140,7 @@ class PciHost:
             rising = value & ~self.reset_control & RESET_CPU
             self.reset_control = value & RESET_BITS
             if rising:
-                self._reset()
+                self._reset(bool(value & RESET_HARD))
         else:
             self._log((port, size), "write of %d bytes to port %#x", size, port)
 

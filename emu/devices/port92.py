@@ -20,7 +20,8 @@ class A20Gate:
     """The OR gate behind address line 20."""
 
     def __init__(self, output: IrqLine | None = None) -> None:
-        """Drive `output` whenever the line changes; it starts up, as firmware leaves it."""
+        """Drive `output` whenever the line changes; it starts up, as firmware leaves it. The board
+        has none: its memory does not wrap at 1 MiB (README, Limits)."""
         self._output = output
         self._inputs: dict[str, bool] = {}
         self.enabled = True
@@ -49,6 +50,10 @@ class SystemControlA:
         self._reset = reset
         self.value = 0
         """The register as it reads."""
+
+    def reset(self) -> None:
+        """Clear the register. The keyboard controller holds A20 up."""
+        self.write(0x92, 1, 0)
 
     def read(self, port: int, size: int) -> int:
         """Return what was last written."""

@@ -60,6 +60,10 @@ class ShutdownPort:
         self._stop = stop
         self._spelled = 0
 
+    def reset(self) -> None:
+        """Forget the letters so far."""
+        self._spelled = 0
+
     def read(self, port: int, size: int) -> int:
         """Return all ones: there is nothing to read."""
         return 0xFF

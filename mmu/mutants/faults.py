@@ -144,7 +144,7 @@ class StampedTooEarly(Mutant):
         ) -> int:
             epoch = self.tlb.epoch
             mapping = answer(cpu, context, place, spte, gpa, access)
-            self.words[place] = self.words[place] & ~(127 << 52) | epoch << 52
+            self.epochs[place] = epoch
             return mapping
 
         instead(self.faults, "answer", stamp)

@@ -14,9 +14,10 @@ class OldMappingsStayWritable(Mutant):
 
     bug = "a new table is not write-protected"
     case = (12, 22)
+    dies = "stale"
 
     def _mutate(self) -> None:
-        around(self.cache, "_write_protect", lambda protect, gfn: None)
+        around(self.cache, "write_protect", lambda protect, gfn: None)
 
 
 class OneAliasProtected(Mutant):
@@ -34,7 +35,7 @@ class OneAliasProtected(Mutant):
                     self.words[place] = spte & ~SPTE_WRITABLE | SPTE_TRAP_WRITE
             self.tlb.protect(gfn)
 
-        around(self.cache, "_write_protect", protect)
+        around(self.cache, "write_protect", protect)
 
 
 class TlbsNotFlushedOnProtect(Mutant):
@@ -101,7 +102,7 @@ class LargePagesNotSplit(Mutant):
                     self.words[place] = spte & ~SPTE_WRITABLE | SPTE_TRAP_WRITE
             self.tlb.protect(gfn)
 
-        around(self.cache, "_write_protect", protect)
+        around(self.cache, "write_protect", protect)
 
 
 class OnceATableAlwaysATable(Mutant):

@@ -204,4 +204,4 @@ class TablesInNoMemoryCrash(Mutant):
             protect(gfn)
             self.tlb.written_epoch[gfn] = 0
 
-        around(self.cache, "_write_protect", protect)
+        around(self.cache, "write_protect", protect)

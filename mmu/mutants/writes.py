@@ -42,7 +42,7 @@ class WrongQuadrantZapped(Mutant):
                 offset ^= 0x800 if page.level == 1 else 0x400
             return zap(page, offset, *rest, **but)
 
-        around(self.cache, "_zap_bytes", zap_bytes)
+        around(self.cache, "zap_bytes", zap_bytes)
 
 
 class AllQuadrantsZapped(Mutant):
@@ -61,7 +61,7 @@ class AllQuadrantsZapped(Mutant):
                 offset = offset % size + page.quadrant * size
             return zap(page, offset, *rest, **but)
 
-        around(self.cache, "_zap_bytes", zap_bytes)
+        around(self.cache, "zap_bytes", zap_bytes)
 
 
 class OnlyTheFirstEntryOfAWideStore(Mutant):
@@ -101,7 +101,7 @@ class UpperHalfUnseen(Mutant):
         ) -> bool:
             return not (page.glevels > 2 and offset & 4) and zap(page, offset, *rest, **but)
 
-        around(self.cache, "_zap_bytes", zap_bytes)
+        around(self.cache, "zap_bytes", zap_bytes)
 
 
 class CrossingStoreLost(Mutant):
@@ -138,8 +138,8 @@ class UnlinkedTablesNotWatched(Mutant):
         def zap_bytes(zap: Callable[..., bool], page: ShadowPage, *rest: Any, **but: int) -> bool:
             return bool(page.parents or page.pins) and zap(page, *rest, **but)
 
-        around(self.cache, "_zap_bytes", zap_bytes)
-        around(self.cache, "try_unsync", lambda try_unsync, gfn: False)
+        around(self.cache, "zap_bytes", zap_bytes)
+        around(self.cache.unsync, "try_unsync", lambda try_unsync, gfn: False)
 
 
 class NeverCompared(Mutant):
@@ -149,7 +149,12 @@ class NeverCompared(Mutant):
     case = (7, 11)
 
     def _mutate(self) -> None:
-        around(self.cache, "is_stale", lambda is_stale, place: False)
+        def note_tables(note: Callable[[int], None], gfn: int) -> None:
+            note(gfn)
+            for page in self.cache.tables[gfn]:
+                page.came_from = None
+
+        around(self.cache, "note_tables", note_tables)
 
 
 class RefillForgotten(Mutant):
@@ -159,8 +164,7 @@ class RefillForgotten(Mutant):
     case = (11,)
 
     def _mutate(self) -> None:
-        around(self.cache, "_note_refill", lambda note, place: None)
-        around(self.cache, "forget_stale", lambda forget, place: self.cache.drop_leaf(place))
+        around(self.cache.unsync, "note_refill", lambda note, page, place: None)
 
 
 class UpperTablesOutOfSync(Mutant):
@@ -182,8 +186,8 @@ class UpperTablesOutOfSync(Mutant):
                 return done
             return False
 
-        self._try_unsync = self.cache.try_unsync
-        around(self.cache, "try_unsync", try_unsync)
+        self._try_unsync = self.cache.unsync.try_unsync
+        around(self.cache.unsync, "try_unsync", try_unsync)
 
 
 class OnlyOnePageOfAFrame(Mutant):
@@ -203,7 +207,7 @@ class OnlyOnePageOfAFrame(Mutant):
             self.cache.tables[gpa >> PAGE_SHIFT] = pages
 
         around(self.cache, "guest_wrote", guest_wrote)
-        around(self.cache, "try_unsync", lambda try_unsync, gfn: False)
+        around(self.cache.unsync, "try_unsync", lambda try_unsync, gfn: False)
         around(self.cache, "_detect_flood", lambda detect, page: None)
 
 

@@ -6,7 +6,8 @@
 2. Every present spte equals what a fresh walk gives, with its rights no wider; W only where the
    guest's D is set. (In a table out of sync: unless the guest's entry has changed since.)
 3. rmap and sptes name each other exactly; so do parents and children.
-4. A root in use is never recycled; a recycled page is reachable from nowhere.
+4. A root in use is never recycled; a recycled page is reachable from nowhere, and what a vCPU
+   remembers of its paths is what a walk finds.
 5. The pool never exceeds its bound.
 6. No frame is writable in one TLB and executable in another.
 
@@ -53,7 +54,6 @@ from .pool import (
     SPTE_UPPER,
     SPTE_USER,
     SPTE_WRITABLE,
-    TABLE_ENTRIES,
     ShadowPage,
 )
 from .role import (
@@ -73,11 +73,8 @@ from .role import (
 
 if TYPE_CHECKING:
     from ..memory import Memory
+    from .context import ShadowContext
     from .mmu import ShadowMmu
-
-
-_STRETCH = 32  # mostly empty pages are looked at by so many entries at once
-_EMPTY = bytes(_STRETCH * 8)
 
 
 def audit(mmu: ShadowMmu) -> None:
@@ -110,7 +107,7 @@ def _check_write_protection(mmu: ShadowMmu) -> None:
 
 def check_table_protection(mmu: ShadowMmu, gfn: int) -> None:
     """Check the first invariant for a frame that holds a table. O(aliases of the frame)."""
-    if gfn in mmu.cache.unsync:
+    if gfn in mmu.cache.unsync.came_from:
         if any(page.level > 1 for page in mmu.cache.tables[gfn]):
             fail(1, mmu, f"gfn {gfn:x} is out of sync, and an upper table too")
         return
@@ -125,8 +122,8 @@ def check_table_protection(mmu: ShadowMmu, gfn: int) -> None:
 
 def _check_entries(mmu: ShadowMmu) -> None:
     for page in mmu.pool:
-        for index, spte in _entries(mmu, page):
-            check_entry(mmu, page, index, spte)
+        for place, spte in mmu.pool.entries(page):
+            check_entry(mmu, page, place - page.base, spte)
     for cpu in range(mmu.pool.cpus):
         check_root_table(mmu, cpu)
 
@@ -136,7 +133,7 @@ def check_entry(mmu: ShadowMmu, page: ShadowPage, index: int, spte: int) -> None
     if page.obsolete:
         return
     memory = mmu.memory
-    may_be_stale = not page.direct and page.gfn in mmu.cache.unsync
+    may_be_stale = not page.direct and page.gfn in mmu.cache.unsync.came_from
     if may_be_stale and _is_known_stale(mmu, memory, page, index):
         return
     features = mmu.contexts[0].paging.features
@@ -164,16 +161,6 @@ def check_root_table(mmu: ShadowMmu, cpu: int) -> None:
             wanted = context.directory_key(quarter)
             if context.root_page is not None or wanted != (page.gfn, page.role):
                 fail(2, mmu, f"vCPU {cpu} root entry {quarter} leads to {page!r}")
-
-
-def _entries(mmu: ShadowMmu, page: ShadowPage) -> list[tuple[int, int]]:
-    """Return (index, entry) for the entries of a page that are not empty."""
-    found = []
-    for first in range(0, TABLE_ENTRIES, _STRETCH):
-        stretch = mmu.words[page.base + first : page.base + first + _STRETCH]
-        if stretch.tobytes() != _EMPTY:
-            found += [(index, spte) for index, spte in enumerate(stretch, first) if spte]
-    return found
 
 
 def _wrong_entry(
@@ -241,7 +228,7 @@ def _is_known_stale(mmu: ShadowMmu, memory: Memory, page: ShadowPage, index: int
     if page.glevels == 2:
         index = gpte_of_spte(index, page.level, page.quadrant) >> 1
     table = memory.table64(page.gfn)
-    return table is None or table[index] != mmu.cache.unsync[page.gfn][index]
+    return table is None or table[index] != mmu.cache.unsync.came_from[page.gfn][index]
 
 
 def _is_dirty(memory: Memory, page: ShadowPage, gpte: int) -> bool:
@@ -345,11 +332,11 @@ def _check_reverse_map(mmu: ShadowMmu) -> None:
     roots = [p for cpu in range(mmu.pool.cpus) for p in range(cpu << 9, (cpu << 9) + 4)]
     uppers = [(place, words[place]) for place in roots if words[place]]
     for page in mmu.pool:
-        for index, spte in _entries(mmu, page):
+        for place, spte in mmu.pool.entries(page):
             if page.level > 1 and not spte & SPTE_LARGE:
-                uppers.append((page.base + index, spte))
+                uppers.append((place, spte))
             elif spte & SPTE_PRESENT and not spte & SPTE_TRAP:
-                found.add(((spte & SPTE_FRAME) >> PAGE_SHIFT, page.base + index))
+                found.add(((spte & SPTE_FRAME) >> PAGE_SHIFT, place))
     for place, spte in uppers:
         parents[child_of(mmu, spte)].add(place)
         check_upper(mmu, place, spte)
@@ -378,6 +365,8 @@ def _check_roots(mmu: ShadowMmu) -> None:
             pins[root] += 1
             if context.root != root.base:
                 fail(4, mmu, f"vCPU {cpu} starts at {context.root}, not at {root!r}")
+        for part in context.paths:
+            check_known_path(mmu, cpu, part << 21)
     for page, wanted in pins.items():
         if page.pins != wanted:
             fail(4, mmu, f"{page!r} is pinned {page.pins} times, run on by {wanted}")
@@ -393,6 +382,25 @@ def _check_roots(mmu: ShadowMmu) -> None:
     tables = sum(len(pages) for pages in mmu.cache.tables.values())
     if tables != sum(not page.direct for page in pins):
         fail(4, mmu, "a recycled page still stands for a table")
+
+
+def check_known_path(mmu: ShadowMmu, cpu: int, gva: int) -> None:
+    """Check that a vCPU takes no other page for the leaf page of an address than a walk finds."""
+    context = mmu.contexts[cpu]
+    leaf = context.paths.get(gva >> 21)
+    if leaf is not None and _leaf_page(mmu, context, gva) is not leaf:
+        fail(4, mmu, f"vCPU {cpu} takes {leaf!r} for the way to {gva:#x}")
+
+
+def _leaf_page(mmu: ShadowMmu, context: ShadowContext, gva: int) -> ShadowPage | None:
+    """Return the leaf page that a walk of the shadow tables comes to, if it does."""
+    place = context.root
+    for shift in context.shifts:
+        spte = mmu.words[place + ((gva & context.paging.gva_mask) >> shift & 511)]
+        if spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
+            return None
+        place = (spte & SPTE_FRAME) >> 3
+    return mmu.pool.page_at(place)
 
 
 def check_key(mmu: ShadowMmu, page: ShadowPage) -> None:

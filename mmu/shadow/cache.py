@@ -11,22 +11,14 @@ A frame in ``tables`` is *shadowed*: no spte maps it writable and no TLB may. A 
 reaches :meth:`ShadowCache.guest_wrote`, which zaps the sptes that followed from the changed
 entries. Nothing is read again until a fault asks for it.
 
-Trapping every store is dear when a guest edits many entries of one table. So a *leaf* table may
-be let go *out of sync*: it is writable, and for each of its words we remember what the sptes behind
-it came from. A TLB miss that finds such an spte compares the word with what stands there now; a
-stale one is made anew. So nobody need tell us when the guest invalidates: its INVLPG or CR3 load
-empties the TLB, and the misses that follow look for themselves. (KVM, which does not see the
-misses, brings tables back in sync at CR3 loads and INVLPG.) Upper tables always stay protected: to
-look at one more guest word for each level would be a walk of the guest's tables.
+A leaf table may be let go *out of sync*, see unsync.py. Upper tables always stay protected.
 """
 
 from __future__ import annotations
 
 import mmap
-from array import array
-from collections.abc import Iterable
 
-from ..arch import ACC_EXEC, ACC_USER, PAGE_OFFSET, PAGE_SHIFT, PAGE_SIZE
+from ..arch import ACC_EXEC, ACC_USER, PAGE_OFFSET, PAGE_SHIFT
 from ..events import Counters, Tracer
 from ..memory import Memory
 from ..tlb import TlbTracker, address_of, frames_of
@@ -45,8 +37,6 @@ from .pool import (
     NOTE_ABOUT,
     NOTE_CAME_FROM,
     NOTE_TABLE,
-    SPTE_EPOCH,
-    SPTE_EPOCH_SHIFT,
     SPTE_FRAME,
     SPTE_LARGE,
     SPTE_NX,
@@ -55,7 +45,6 @@ from .pool import (
     SPTE_TRAP,
     SPTE_TRAP_WRITE,
     SPTE_WRITABLE,
-    TABLE_ENTRIES,
     Pool,
     ShadowPage,
     upper_spte,
@@ -64,18 +53,18 @@ from .rmap import Rmap
 from .role import (
     ROLE_BITS,
     describe_role,
-    gpte_of_spte,
     is_direct,
     level_of,
     sptes_of_gpte,
 )
+from .unsync import UnsyncTables
 
 FLOOD_WRITES = 3
 """So many writes to a table that no fault used in between, and it is taken for no table any more.
 The 2007 series took the same number; Linux still does (detect_write_flooding)."""
 
+_NO_TABLES = bytes(FRAME_RAM if state == FRAME_TABLE else state for state in range(256))
 _LARGE_FAMILY = 16
-_LINE = 64  # tables are compared by so many bytes at a time
 
 
 class ShadowCache:
@@ -90,6 +79,7 @@ class ShadowCache:
         self.counters = counters
         self.policy = policy
         self.words = pool.words
+        self.epochs = pool.epochs
         frames = frames_of(memory)
         self.rmap = Rmap(frames)
         self.rmap_large = Rmap((frames >> 9) + 1)  # from gfn >> 9
@@ -100,10 +90,12 @@ class ShadowCache:
         self.pages: dict[int, ShadowPage] = {}
         self.tables: dict[int, list[ShadowPage]] = {}
         self.tables_in_large: dict[int, int] = {}  # gfn >> 9 -> shadowed frames among the 512
-        # gfn -> for each word of the table, what the sptes behind it came from
-        self.unsync: dict[int, array[int]] = {}
+        self.unsync = UnsyncTables(self)
         self.obsolete: list[ShadowPage] = []  # unreachable, still to be taken apart
+        self.paths: list[dict[int, ShadowPage]] = []
+        """The vCPUs' :attr:`~mmu.shadow.context.ShadowContext.paths`, emptied with any path."""
         self._has_large = False  # the guest has used a large page
+        self._written_up_to = 0  # behind the last write to a table
         self.trace: Tracer | None = None
         self.version = 0
         """Grows whenever a translation is taken back, or may be without our knowing."""
@@ -125,25 +117,36 @@ class ShadowCache:
         self.rmap_large.resize((frames >> 9) + 1)
         self._find_frames()
 
-    def _set_frame_state(self, gfn: int, protected: bool) -> None:
+    def set_frame_state(self, gfn: int, protected: bool) -> None:
+        """Tell compiled code whether stores to a frame of RAM must be trapped."""
         if gfn < len(self.frame_state) and self.frame_state[gfn] != FRAME_OTHER:
             self.frame_state[gfn] = FRAME_TABLE if protected else FRAME_RAM
 
-    def _note_tables(self, gfn: int) -> None:
-        """Tell compiled code about the leaf tables that stand on a frame, after any change."""
+    def note_tables(self, gfn: int) -> None:
+        """Tell the leaf pages that stand on a frame, and compiled code, what they follow from:
+        after any change of that."""
         pages = self.tables[gfn]
-        host = self.memory.host_address(gfn << PAGE_SHIFT)
-        came_from = self.unsync.get(gfn)
+        memory = self.memory
+        host = memory.host_address(gfn << PAGE_SHIFT)
+        table64 = memory.table64(gfn)
+        came_from = self.unsync.came_from.get(gfn)
         notes = self.pool.notes
         for page in pages:
-            if page.level > 1 or not host:
+            if page.level > 1:
+                continue
+            if table64 is not None:
+                page.table64 = table64
+                page.table = memory.table32(gfn) if page.glevels == 2 else table64
+            page.came_from = came_from
+            page.alone = len(pages) == 1
+            if not host:
                 continue
             about = gfn << PAGE_SHIFT | NOTE_IS_TABLE | page.access << NOTE_ACCESS_SHIFT
             if page.glevels > 2:
                 about |= NOTE_WIDE
             if page.glevels >= 4:
                 about |= NOTE_HAS_PKEY
-            if len(pages) == 1:
+            if page.alone:
                 about |= NOTE_ALONE
             notes[page.note + NOTE_ABOUT] = about
             notes[page.note + NOTE_TABLE] = host
@@ -161,8 +164,8 @@ class ShadowCache:
         A page that is made write-protects its guest table first: every spte that maps the frame
         loses W, and the TLBs are flushed if one of them may still let a store through.
         """
-        if gfn in self.unsync and level_of(role) > 1 and not is_direct(role):
-            self.sync(gfn)
+        if gfn in self.unsync.came_from and level_of(role) > 1 and not is_direct(role):
+            self.unsync.sync(gfn)
         page = self.pages.get(gfn << ROLE_BITS | role)
         if page is not None:
             self.counters.mmu_cache_hit += 1
@@ -179,11 +182,11 @@ class ShadowCache:
                 self.tables[gfn] = [page]
                 group = gfn >> 9
                 self.tables_in_large[group] = self.tables_in_large.get(group, 0) + 1
-                self._set_frame_state(gfn, True)
-                self._write_protect(gfn)
+                self.set_frame_state(gfn, True)
+                self.write_protect(gfn)
             else:
                 siblings.append(page)
-            self._note_tables(gfn)
+            self.note_tables(gfn)
         if self.trace is not None:
             self.trace(f"kvm_mmu_get_page: {describe_role(gfn, role)} new")
         return page
@@ -196,12 +199,12 @@ class ShadowCache:
             self.counters.mmu_recycled += 1
             self.zap_page(self.pool.oldest_unpinned())
 
-    def _write_protect(self, gfn: int) -> None:
+    def write_protect(self, gfn: int) -> None:
         """Take W from all sptes of a frame and from every TLB."""
         self.version += 1
         words = self.words
         for place in self.rmap_large.places(gfn >> 9):
-            held = self.tlb.is_held((words[place] & SPTE_EPOCH) >> SPTE_EPOCH_SHIFT)
+            held = self.tlb.is_held(self.epochs[place])
             self.drop_leaf(place)
             if held:
                 self.tlb.flush_all()
@@ -213,7 +216,7 @@ class ShadowCache:
 
     def is_protected(self, gfn: int) -> bool:
         """Return whether stores to a frame must be trapped because it is a table in sync."""
-        return gfn in self.tables and gfn not in self.unsync
+        return gfn in self.tables and gfn not in self.unsync.came_from
 
     # --- Links and leaves ---------------------------------------------------------------------
 
@@ -228,22 +231,29 @@ class ShadowCache:
         """Empty an upper entry. The page below stays in the cache, to be found again."""
         words = self.words
         self.version += 1
+        self.forget_paths()
         self.pool.page_of(words[place]).parents.remove(place)
         words[place] = 0
 
+    def forget_paths(self) -> None:
+        """Have every vCPU walk from its root again."""
+        for paths in self.paths:
+            paths.clear()
+
     def set_leaf(self, place: int, spte: int) -> None:
         """Set a leaf entry over an empty one or another leaf, keeping the reverse maps."""
-        words = self.words
-        if self.unsync:
-            self._note_refill(place)
-        old = words[place]
+        page = self.pool.page_at(place)
+        in_sync = True
+        if page is not None and page.came_from is not None:
+            self.unsync.note_refill(page, place)
+            in_sync = False
+        old = self.words[place]
+        self.words[place] = spte
         if old & SPTE_PRESENT:
+            self.version += in_sync  # nobody keeps what follows from a table out of sync
             if not (old ^ spte) & (SPTE_FRAME | SPTE_TRAP):
-                self.version += 1
-                words[place] = spte
                 return
             self._forget_leaf(place, old)
-        words[place] = spte
         if spte & SPTE_LARGE:
             self._has_large = True
             self.rmap_large.add((spte & SPTE_FRAME) >> PAGE_SHIFT + 9, place)
@@ -251,7 +261,6 @@ class ShadowCache:
             self.rmap.add((spte & SPTE_FRAME) >> PAGE_SHIFT, place)
 
     def _forget_leaf(self, place: int, spte: int) -> None:
-        self.version += 1
         if spte & SPTE_LARGE:
             self.rmap_large.remove((spte & SPTE_FRAME) >> PAGE_SHIFT + 9, place)
         elif not spte & SPTE_TRAP:
@@ -259,8 +268,10 @@ class ShadowCache:
 
     def drop_leaf(self, place: int) -> None:
         """Empty a leaf entry."""
+        self.version += 1
         self._forget_leaf(place, self.words[place])
         self.words[place] = 0
+        self.epochs[place] = 0
 
     def zap_entry(self, page: ShadowPage, place: int) -> bool:
         """Empty one entry of ``page``; return whether a TLB may hold what it said."""
@@ -271,8 +282,9 @@ class ShadowCache:
         if page.level > 1 and not spte & SPTE_LARGE:
             self.unlink(place)
             return self._is_running(page)
+        epoch = self.epochs[place]
         self.drop_leaf(place)
-        return self.tlb.is_held((spte & SPTE_EPOCH) >> SPTE_EPOCH_SHIFT)
+        return self.tlb.is_held(epoch)
 
     def _is_running(self, page: ShadowPage) -> bool:
         """Return whether some vCPU's tables lead through a page now. If not, no TLB holds what it
@@ -303,16 +315,18 @@ class ShadowCache:
         if self.trace is not None:
             self.trace(f"kvm_mmu_prepare_zap_page: {describe_role(page.gfn, page.role)}")
         self.counters.mmu_shadow_zapped += 1
+        self.version += 1
         words = self.words
+        if page.parents:
+            self.forget_paths()
         for place in page.parents:
             words[place] = 0
         page.parents.clear()
-        for index, spte in enumerate(words[page.base : page.base + TABLE_ENTRIES].tolist()):
-            if spte:
-                if page.level > 1 and not spte & SPTE_LARGE:
-                    self.unlink(page.base + index)
-                else:
-                    self._forget_leaf(page.base + index, spte)
+        for place, spte in self.pool.entries(page):
+            if page.level > 1 and not spte & SPTE_LARGE:
+                self.unlink(place)
+            else:
+                self._forget_leaf(place, spte)
         if not page.obsolete:
             del self.pages[page.gfn << ROLE_BITS | page.role]
             if not page.direct:
@@ -330,11 +344,11 @@ class ShadowCache:
         siblings = self.tables[gfn]
         siblings.remove(page)
         if siblings:
-            self._note_tables(gfn)
+            self.note_tables(gfn)
             return
         del self.tables[gfn]
-        self._set_frame_state(gfn, False)
-        self.unsync.pop(gfn, None)
+        self.set_frame_state(gfn, False)
+        self.unsync.came_from.pop(gfn, None)
         group = gfn >> 9
         self.tables_in_large[group] -= 1
         if not self.tables_in_large[group]:
@@ -343,17 +357,16 @@ class ShadowCache:
     def zap_all_fast(self) -> None:
         """Make every page unreachable at once; none may be pinned or linked from a root table. The
         pages themselves are taken apart by and by, when room is needed or faults come by (KVM:
-        kvm_mmu_zap_all_fast). O(pages), a mark each.
+        kvm_mmu_zap_all_fast). Looks at no page: they are of an earlier generation from now on.
         """
-        self.obsolete += [page for page in self.pool if not page.obsolete]
-        for page in self.obsolete:
-            page.obsolete = True
-        self.pages.clear()
-        for gfn in self.tables:
-            self._set_frame_state(gfn, False)
-        self.tables.clear()
-        self.tables_in_large.clear()
-        self.unsync.clear()
+        self.version += 1
+        self.forget_paths()
+        self.obsolete += self.pool.begin_generation()
+        self.pages = {}
+        self.tables = {}
+        self.tables_in_large = {}
+        self.unsync.came_from = {}
+        self.frame_state[:] = self.frame_state.tobytes().translate(_NO_TABLES)
         self.tlb.flush_all()
 
     def zap_some_obsolete(self, pages: int) -> None:
@@ -378,22 +391,32 @@ class ShadowCache:
         With ``entry_bytes`` the write only set A or D in an entry of that width: pages of the same
         entry width have nothing to fear from it, but in the other width the same bits may be a
         part of an address.
+
+        An engine delivers a store in pieces. What goes on in the entry where the last write ended
+        is the rest of that one and is not counted again.
         """
         pages = self.tables.get(gpa >> PAGE_SHIFT)
         if pages is None:
             return
         offset = gpa & PAGE_OFFSET
-        held = False
-        self.counters.mmu_pte_write += not entry_bytes
+        held = counts = False
+        goes_on = gpa == self._written_up_to
+        if not entry_bytes:
+            self._written_up_to = gpa + size
         for page in tuple(pages):
-            if entry_bytes != (4 if page.glevels == 2 else 8):
-                held |= self._zap_bytes(page, offset, size)
-            if not entry_bytes and self.policy.flood:
+            width = 4 if page.glevels == 2 else 8
+            if entry_bytes != width:
+                held |= self.zap_bytes(page, offset, size)
+            if entry_bytes or (goes_on and offset & width - 1):
+                continue
+            counts = True
+            if self.policy.flood:
                 self._detect_flood(page)
+        self.counters.mmu_pte_write += counts
         if held:
             self.tlb.flush_all()
 
-    def _zap_bytes(self, page: ShadowPage, offset: int, size: int, but: int = -1) -> bool:
+    def zap_bytes(self, page: ShadowPage, offset: int, size: int, but: int = -1) -> bool:
         """Zap what followed from some bytes of a page's guest table, except the entry at place
         ``but``; return whether a TLB may hold any of it."""
         held = False
@@ -415,106 +438,34 @@ class ShadowCache:
         the next store through it finds no table (see ShadowMmu.written).
         """
         page.writes += 1
-        if page.writes < FLOOD_WRITES or page.pins:
-            return
-        if any(map(self.pool.is_root_place, page.parents)):
-            return
-        self.counters.mmu_flooded += 1
-        self.zap_page(page)
+        if page.writes >= FLOOD_WRITES and not self._is_root(page):
+            self.counters.mmu_flooded += 1
+            self.zap_page(page)
 
-    # --- Out of sync --------------------------------------------------------------------------
+    def zap_reused(self, gfn: int) -> None:
+        """Take out the pages that stand for a frame which is plainly something else now, all but
+        those that a vCPU runs on."""
+        for page in tuple(self.tables[gfn]):
+            if not self._is_root(page):
+                self.counters.mmu_reused += 1
+                self.zap_page(page)
 
-    def try_unsync(self, gfn: int) -> bool:
-        """Let a table go out of sync, so that the store which is at hand need not be trapped.
-
-        Returns False if the frame must stay protected: an upper level of tables stands on it.
-        """
-        if not self.policy.unsync:
-            return False
-        table = self.memory.table64(gfn)
-        if table is None or any(page.level > 1 for page in self.tables[gfn]):
-            return False
-        self.unsync[gfn] = array("Q", table)
-        self.version += 1
-        self._set_frame_state(gfn, False)
-        self._note_tables(gfn)
-        self.counters.mmu_unsync += 1
-        if self.trace is not None:
-            self.trace(f"kvm_mmu_unsync_page: gfn {gfn:x}")
-        return True
-
-    def sync(self, gfn: int) -> None:
-        """Bring a table back in sync: zap what followed from changed entries, protect it again."""
-        before = self.unsync.pop(gfn).tobytes()
-        self._set_frame_state(gfn, True)
-        self._note_tables(gfn)
-        if self.trace is not None:
-            self.trace(f"kvm_mmu_sync_page: gfn {gfn:x}")
-        table = self.memory.table64(gfn)
-        now = table.tobytes() if table is not None else b"\xff" * PAGE_SIZE
-        held = False
-        if before != now:
-            for offset in _changed_words(before, now):
-                for page in self.tables[gfn]:
-                    held |= self._zap_bytes(page, offset, 8)
-        if held:
-            self.tlb.flush_all()
-        self._write_protect(gfn)
-
-    def _behind(self, place: int) -> tuple[ShadowPage, int] | None:
-        """Return the page of a leaf whose table is out of sync, and the word behind the leaf."""
-        page = self.pool.page_at(place)
-        if page is None or page.direct or page.gfn not in self.unsync:
-            return None
-        index = place & 511
-        if page.glevels == 2:
-            index = gpte_of_spte(index, page.level, page.quadrant) >> 1
-        return page, index
-
-    def is_stale(self, place: int) -> bool:
-        """Return whether the guest's entry behind a leaf has changed unseen."""
-        behind = self._behind(place)
-        if behind is None:
-            return False
-        page, index = behind
-        table = self.memory.table64(page.gfn)
-        return table is None or table[index] != self.unsync[page.gfn][index]
-
-    def forget_stale(self, place: int) -> None:
-        """Empty every entry that came from the word behind a stale leaf."""
-        behind = self._behind(place)
-        if behind is not None:
-            page, index = behind
-            table = self.memory.table64(page.gfn)
-            self.unsync[page.gfn][index] = table[index] if table is not None else 0
-            for sibling in self.tables[page.gfn]:
-                self._zap_bytes(sibling, 8 * index, 8)
-
-    def _note_refill(self, place: int) -> None:
-        """Note what word a leaf is set from, if its table is out of sync.
-
-        Only one word is remembered for all pages of the table, so if it has changed, the other
-        sptes that came from it are zapped; they are stale, and nobody may count on stale entries.
-        """
-        behind = self._behind(place)
-        if behind is None:
-            return
-        page, index = behind
-        table = self.memory.table64(page.gfn)
-        now = table[index] if table is not None else 0
-        if now != self.unsync[page.gfn][index]:
-            self.unsync[page.gfn][index] = now
-            for sibling in self.tables[page.gfn]:
-                self._zap_bytes(sibling, 8 * index, 8, but=place)
+    def _is_root(self, page: ShadowPage) -> bool:
+        """Return whether a vCPU runs on a page, or on it as a directory in its root table."""
+        return bool(page.pins) or any(map(self.pool.is_root_place, page.parents))
 
     # --- Leaf entries -------------------------------------------------------------------------
 
     def make_leaf(self, gfn: int, rights: int, *, writable: bool, pkey: int = 0) -> int:
         """Return a leaf spte for a frame: ``rights`` of ``ACC_*``, and whether a store may happen
         now (the guest's D is set, or the store is the reason why we are here)."""
-        spte = SPTE_PRESENT | gfn << PAGE_SHIFT | rights & ACC_USER | pkey << SPTE_PKEY_SHIFT
+        spte = SPTE_PRESENT | gfn << PAGE_SHIFT | rights & ACC_USER
+        if pkey:
+            spte |= pkey << SPTE_PKEY_SHIFT
         if not rights & ACC_EXEC:
             spte |= SPTE_NX
+        if gfn < len(self.frame_state) and self.frame_state[gfn] == FRAME_RAM:
+            return spte | SPTE_WRITABLE if writable else spte
         slot = self.memory.slot_at(gfn << PAGE_SHIFT)
         if slot is None or slot.device is not None:
             spte |= SPTE_TRAP
@@ -538,12 +489,3 @@ class ShadowCache:
             and (group + 1) << 21 <= slot.end
             and group not in self.tables_in_large
         )
-
-
-def _changed_words(before: bytes, now: bytes) -> Iterable[int]:
-    """Yield the offsets of the 8-byte words that differ between two pages."""
-    for line in range(0, PAGE_SIZE, _LINE):
-        if before[line : line + _LINE] != now[line : line + _LINE]:
-            for offset in range(line, line + _LINE, 8):
-                if before[offset : offset + 8] != now[offset : offset + 8]:
-                    yield offset

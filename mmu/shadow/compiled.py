@@ -5,8 +5,8 @@
 from the vCPU's root and answers if the leaf allows the access. If the leaf is missing or too
 narrow, :func:`refill` makes it from the guest's entry, as :meth:`Faults.leaf_fault` does. For
 everything else, and wherever a rule needs a second look, both return 0 and Python decides. They
-never enter Python, and leave behind what Python would: the epoch in the leaf and in the tracker's
-bytes, A and D, the reverse map.
+never enter Python, and leave behind what Python would: the epochs of the leaf and of the
+tracker, A and D, the reverse map.
 
 The functions are written in a small subset of Python (signed 64-bit integers, ``while``, ``if``,
 and the loads and stores that they are given), so that the same text runs compiled and, for tests,
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from ..arch import ACCESS_FETCH, ACCESS_USER, ACCESS_WRITE
 from ..plain import load8, load32, load64, store8, store32, store64
+from .context import denied_keys
 
 if TYPE_CHECKING:
     from .cache import ShadowCache
@@ -33,7 +34,7 @@ ROOT = 8  # first place of the root
 TOP_SHIFT = 16  # shift of the top level: 30, 39 or 48
 GVA_MASK = 24
 CANONICAL = 32  # the highest bits that must be alike start here; 63 for none
-BLOCKED = 40  # not 0: Python answers everything (protection keys, tracing)
+BLOCKED = 40  # not 0: Python answers everything (tracing)
 NO_WRITES = 48  # not 0: Python answers writes (dirty logging)
 NO_FETCHES = 56  # not 0: Python answers fetches (several vCPUs, SMAP)
 TRACKER = 64  # address of the tracker's shared words: epoch, and the addresses of its bytes
@@ -46,8 +47,11 @@ FRAMES = 112  # how many frames the arrays below have
 STATES = 120  # address of a byte a frame: FRAME_*
 SLOTS = 128  # address of the reverse map's array
 FAULTS = 136  # counts the guest's faults found
-TESTS = 144  # (mask, want) for read, write, fetch; supervisor, then user
-BLOCK_BYTES = TESTS + 6 * 16
+EPOCHS = 144  # address of a byte a place: the epoch of the last answer from it
+MMIO_HITS = 152  # counts answers that lead to a device or to nothing
+TESTS = 160  # (mask, want) for read, write, fetch; supervisor, then user
+KEYS = TESTS + 6 * 16  # a bit for each protection key that forbids; read, write, fetch; likewise
+BLOCK_BYTES = KEYS + 6 * 8
 
 # A frame's state.
 FRAME_OTHER = 0  # no RAM
@@ -65,7 +69,6 @@ KINDS = (0, ACCESS_WRITE, ACCESS_FETCH)
 
 _FRAME = (1 << 52) - (1 << 12)
 _NX = -(1 << 63)
-_EPOCH = 127 << 52
 _PKEY = 15 << 59
 
 
@@ -107,12 +110,16 @@ def hit(block: int, gva: int, kind: int, user: int) -> int:
                 word = ((gva >> 13) & 511) << 3
             stale = load64(came_from + word) != load64(load64(note + 8) + word)
     test = block + TESTS + user * 48 + kind * 16
+    # A fetch is granted together with a read.
+    keys = load64(block + KEYS + user * 24 + (8 if kind == 1 else 0))
     if stale or spte & load64(test) != load64(test + 8):
         if large:
             return 0
-        spte = refill(block, place, gva, kind, load64(test), load64(test + 8))
+        spte = refill(block, place, gva, kind, test, keys)
         if spte == 0:
             return 0
+    elif keys != 0 and spte & 4 != 0 and (keys >> ((spte >> 59) & 15)) & 1 != 0:
+        return 0
     gpa = spte & _FRAME
     if large:
         gpa |= gva & 0x1F_F000
@@ -122,6 +129,7 @@ def hit(block: int, gva: int, kind: int, user: int) -> int:
         if kind == 2:
             return 0
         answer = gpa | (11 if kind == 1 else 9)
+        store64(block + MMIO_HITS, load64(block + MMIO_HITS) + 1)
     elif kind == 0:
         answer = gpa | 1
     elif kind == 1:
@@ -139,16 +147,16 @@ def hit(block: int, gva: int, kind: int, user: int) -> int:
             return 0
         store8(fetched, epoch)
         answer = gpa | 5
-    store64(words + (place << 3), (spte & ~_EPOCH) | (epoch << 52))
+    store8(load64(block + EPOCHS) + place, epoch)
     store64(block + FILLS, load64(block + FILLS) + 1)
     return answer
 
 
-def refill(block: int, place: int, gva: int, kind: int, mask: int, want: int) -> int:
+def refill(block: int, place: int, gva: int, kind: int, test: int, keys: int) -> int:
     """Make the leaf at ``place`` from the guest's entry if that allows the access; else return 0.
 
-    Nothing is changed before everything is known to be in order. ``mask`` and ``want`` are the
-    permission check.
+    Nothing is changed before everything is known to be in order. ``test`` is where the permission
+    check stands, ``keys`` are the protection keys that forbid the access.
     """
     note = load64(block + NOTES) + ((place >> 9) << 5)
     about = load64(note)
@@ -169,8 +177,12 @@ def refill(block: int, place: int, gva: int, kind: int, mask: int, want: int) ->
         spte |= _NX
     if rights & 2 != 0 and now & 0x40 != 0:
         spte |= 2
-    if spte & mask != want:
+    if spte & load64(test) != load64(test + 8):
         return 0
+    if about & NOTE_HAS_PKEY != 0:
+        spte |= gpte & _PKEY
+        if keys != 0 and spte & 4 != 0 and (keys >> ((spte >> 59) & 15)) & 1 != 0:
+            return 0
     gfn = (spte & _FRAME) >> 12
     if gfn >= load64(block + FRAMES) or load8(load64(block + STATES) + gfn) != FRAME_RAM:
         return 0
@@ -212,8 +224,6 @@ def refill(block: int, place: int, gva: int, kind: int, mask: int, want: int) ->
         store32(old_slot, 0)
     if moved:
         store32(slot, place + 1)
-    if about & NOTE_HAS_PKEY != 0:
-        spte |= gpte & _PKEY
     store64(note + 24, 0)
     store64(at, spte)
     store64(block + REFILLS, load64(block + REFILLS) + 1)
@@ -256,6 +266,9 @@ def fault(block: int, gva: int, kind: int, user: int) -> int:
             return 0
         if rights & 4 != 0 and (kind == 0 or rights & 2 != 0):
             return 0
+        keys = load64(block + KEYS + user * 24 + kind * 8)
+        if keys != 0 and rights & 4 != 0 and (keys >> ((gpte >> 59) & 15)) & 1 != 0:
+            return 0  # the error code says so
         code += 1
     store64(block + FAULTS, load64(block + FAULTS) + 1)
     return code
@@ -284,6 +297,11 @@ class Block:
         """How many page faults of the guest's :func:`fault` has found."""
         return self.words[FAULTS // 8]
 
+    @property
+    def mmio_hits(self) -> int:
+        """How many answers led to a device or to nothing."""
+        return self.words[MMIO_HITS // 8]
+
     def set_root(self, root: int) -> None:
         """Let the walk start at another place."""
         self.words[ROOT // 8] = root
@@ -297,13 +315,14 @@ class Block:
         words[TOP_SHIFT // 8] = context.shifts[0]
         words[GVA_MASK // 8] = paging.gva_mask  # all ones: -1
         words[CANONICAL // 8] = paging.canonical_bits - 1
-        words[BLOCKED // 8] = paging.pke or cache.trace is not None
+        words[BLOCKED // 8] = cache.trace is not None
         words[NO_WRITES // 8] = tlb.is_logging
         words[NO_FETCHES // 8] = tlb.cpus > 1 or paging.smap
         words[TRACKER // 8] = tlb.shared_address
         words[NOTES // 8] = pool.notes_address
-        words[RESERVED // 8] = paging.plan[-1][3] if paging.plan else 0
+        words[RESERVED // 8] = paging.leaf_reserved
         words[FRAME_BITS // 8] = paging.frame_mask
+        words[EPOCHS // 8] = pool.epochs_address
         words[FRAMES // 8] = len(cache.frame_state)
         words[STATES // 8] = cache.frame_state_address
         words[SLOTS // 8] = cache.rmap.address
@@ -312,3 +331,6 @@ class Block:
             for kind in KINDS:
                 words[at], words[at + 1] = context.tests[kind | user]
                 at += 2
+        denied = denied_keys(paging.regs.pkru, paging.wp) if paging.pke else {}
+        for at, access in enumerate(kind | user for user in (0, ACCESS_USER) for kind in KINDS):
+            words[KEYS // 8 + at] = denied.get(access, 0)

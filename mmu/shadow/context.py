@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ..arch import (
@@ -16,9 +16,18 @@ from ..arch import (
     PAGE_SHIFT,
     PT_PRESENT,
     Levels,
+    pkey_denies,
 )
 from ..walker import Context, Walk
-from .pool import SPTE_NX, SPTE_PRESENT, SPTE_USER, SPTE_WRITABLE, ShadowPage
+from .pool import (
+    SPTE_NX,
+    SPTE_PKEY_SHIFT,
+    SPTE_PRESENT,
+    SPTE_TRAP,
+    SPTE_USER,
+    SPTE_WRITABLE,
+    ShadowPage,
+)
 from .role import make_role, quadrant_of
 
 # The walk over the shadow tables, as the shifts of the upper levels. Guests with 32-bit addresses
@@ -40,6 +49,11 @@ class ShadowContext:
     ``root`` is the first place of the root, ``root_page`` the page that owns it (None: the vCPU's
     root table), ``mode`` the mode bits of every role made now, ``tests`` the permission check by
     access: a leaf lets the access through if ``spte & mask == want``.
+
+    ``paths`` is what the processor's paging-structure caches are (SDM 3A 4.10.3): from gva >> 21 to
+    the leaf page that translates it. It is noted at a walk, and emptied when the root changes or
+    any upper entry is. Through it a hit is one look-up and one entry. ``plain`` is like ``tests``
+    and lets less through: see :func:`plain_tests`.
     """
 
     paging: Context
@@ -48,6 +62,8 @@ class ShadowContext:
     shifts: tuple[int, ...]
     mode: int
     tests: list[tuple[int, int]]
+    plain: list[tuple[int, int]] = field(default_factory=list)
+    paths: dict[int, ShadowPage] = field(default_factory=dict)
 
     def directory_key(self, quarter: int) -> tuple[int, int] | None:
         """Return (gfn, role) of the directory for a gigabyte of a 32-bit address space."""
@@ -105,4 +121,48 @@ def hardware_tests(smep: bool, smap: bool) -> list[tuple[int, int]]:
             mask |= SPTE_WRITABLE
             want |= SPTE_WRITABLE
         tests.append((mask, want))
+    return tests
+
+
+@lru_cache(maxsize=64)
+def denied_keys(pkru: int, wp: bool) -> dict[int, int]:
+    """Return which protection keys forbid an access, as a bit a key, by what of an access counts:
+    whether it is a write, a user's, or a fetch (SDM 3A 4.6.2).
+
+    >>> hex(denied_keys(0x5555_5554, wp=True)[0])  # as Linux starts
+    '0xfffe'
+    """
+    kinds = [what | who for what in (0, ACCESS_WRITE, ACCESS_FETCH) for who in (0, ACCESS_USER)]
+    return {
+        access: sum(pkey_denies(pkru, key, access, wp=wp) << key for key in range(16))
+        for access in kinds
+    }
+
+
+_NEVER = 0, 1
+_PKEY = 15 << SPTE_PKEY_SHIFT
+
+
+@lru_cache(maxsize=64)
+def plain_tests(
+    smep: bool, smap: bool, writes: bool, fetches: bool, pke: bool, pkru: int, wp: bool
+) -> list[tuple[int, int]]:
+    """Return :func:`hardware_tests` narrowed to what needs no second look: the frame is RAM or ROM,
+    and writes only with ``writes``, fetches only with ``fetches``. No entry passes the others.
+
+    With ``pke`` the page has key 0, as nearly all do, and key 0 lets the access through. A fetch
+    is granted together with a read.
+    """
+    tests = []
+    denied = denied_keys(pkru, wp)
+    for access, (mask, want) in enumerate(hardware_tests(smep, smap)):
+        user = ACCESS_USER if access & ACCESS_USER and not access & ACCESS_IMPLICIT else 0
+        if (access & ACCESS_WRITE and not writes) or (access & ACCESS_FETCH and not fetches):
+            tests.append(_NEVER)
+        elif not pke:
+            tests.append((mask | SPTE_TRAP, want))
+        elif denied[access & ACCESS_WRITE | user] & 1:
+            tests.append(_NEVER)
+        else:
+            tests.append((mask | SPTE_TRAP | _PKEY, want))
     return tests

@@ -19,25 +19,26 @@ from ..arch import (
     ACCESS_USER,
     ACCESS_WRITE,
     PAGE_SHIFT,
+    PFERR_PK,
     PFERR_PRESENT,
     PFERR_RSVD,
     PT_ACCESSED,
     PT_DIRTY,
     PT_NX,
     PT_PKEY,
+    PT_PKEY_SHIFT,
     PT_PRESENT,
     Levels,
-    is_canonical,
+    pkey_denies,
 )
 from ..events import Counters
 from ..memory import Memory
 from ..tlb import TlbTracker, trap_permissions
-from ..walker import Context, Walk, set_accessed_dirty, walk
+from ..walker import Walk, set_accessed_dirty, walk
 from .cache import ShadowCache
 from .context import ShadowContext
 from .pool import (
-    SPTE_EPOCH,
-    SPTE_EPOCH_SHIFT,
+    NOTE_WRITES,
     SPTE_LARGE,
     SPTE_PKEY_SHIFT,
     SPTE_PRESENT,
@@ -72,6 +73,7 @@ class Faults:
         self.cache = cache
         self.counters = counters
         self.words = pool.words
+        self.epochs = pool.epochs
 
     # --- The answer ---------------------------------------------------------------------------
 
@@ -86,12 +88,16 @@ class Faults:
         if spte & SPTE_TRAP:
             rights = trap_permissions(access)
         elif access & ACCESS_WRITE:
-            if not spte & SPTE_WRITABLE and self._stays_trapped(place, gpa):
+            gfn = gpa >> PAGE_SHIFT
+            if spte & SPTE_WRITABLE and not tlb.fetched_epoch[gfn] and not tlb.is_logging:
+                tlb.written_epoch[gfn] = tlb.epoch  # what `grant_write` says to most
+                rights = MAP_READ | MAP_WRITE
+            elif not spte & SPTE_WRITABLE and self._stays_trapped(place, gpa):
                 self.counters.pf_emulate += 1
                 rights = MAP_READ | MAP_WRITE | MAP_TRAP
             else:
                 mask, want = context.tests[access & _FETCHER | ACCESS_FETCH]
-                rights = tlb.grant_write(cpu, gpa >> PAGE_SHIFT, spte & mask == want)
+                rights = tlb.grant_write(cpu, gfn, spte & mask == want)
         elif access & ACCESS_FETCH:
             rights = tlb.grant_exec(cpu, gpa >> PAGE_SHIFT)
             pkey = spte >> SPTE_PKEY_SHIFT & 15
@@ -100,10 +106,9 @@ class Faults:
         else:
             rights = MAP_READ
         # Only now: a grant may have flushed, and what is answered is held after that flush.
-        epoch = tlb.epoch << SPTE_EPOCH_SHIFT
-        spte = self.words[place]
-        if spte & SPTE_EPOCH != epoch:
-            self.words[place] = spte & ~SPTE_EPOCH | epoch
+        self.epochs[place] = tlb.epoch
+        if spte & SPTE_TRAP and not self.cache.policy.mmio:
+            self.cache.drop_leaf(place)
         return gpa | rights
 
     def _stays_trapped(self, place: int, gpa: int) -> bool:
@@ -112,7 +117,7 @@ class Faults:
         slot = self.memory.slot_at(gpa)
         if slot is None or slot.kind != "ram":
             return True
-        if self.cache.is_protected(gfn) and not self.cache.try_unsync(gfn):
+        if self.cache.is_protected(gfn) and not self.cache.unsync.try_unsync(gfn):
             return True
         self.words[place] = self.words[place] & ~SPTE_TRAP_WRITE | SPTE_WRITABLE
         return False
@@ -120,22 +125,25 @@ class Faults:
     # --- A leaf's fault -----------------------------------------------------------------------
 
     def leaf_fault(
-        self, cpu: int, context: ShadowContext, place: int, gva: int, access: int
+        self,
+        cpu: int,
+        context: ShadowContext,
+        page: ShadowPage,
+        place: int,
+        gva: int,
+        access: int,
     ) -> Answer:
-        """Serve a fault at an entry of a leaf table without walking the guest's upper levels.
+        """Serve a fault at an entry of a leaf page without walking the guest's upper levels.
 
         They cannot have changed: upper tables are write-protected, and a change would have zapped
         the path that led here. What they allow is in the page's role, their A bits are set. So
         the guest's entry alone decides. Rare cases go the whole way.
         """
-        page = self.pool.page_at(place)
+        table = page.table
         paging = context.paging
-        if page is None or page.level > 1 or page.direct or paging.pke:
+        if table is None:
             return self.fault(cpu, context, gva, access)
         wide = page.glevels != 2
-        table = self.memory.table64(page.gfn) if wide else self.memory.table32(page.gfn)
-        if table is None or not is_canonical(gva, paging.canonical_bits):
-            return self.fault(cpu, context, gva, access)
         index = gva >> 12 & (511 if wide else 1023)
         gpte = table[index]
         rights = page.access & (gpte & (ACC_WRITE | ACC_USER) | ACC_EXEC)
@@ -143,14 +151,24 @@ class Faults:
             rights &= ~ACC_EXEC
         if not gpte & PT_PRESENT:
             why = 0
-        elif gpte & paging.plan[-1][3]:
+        elif gpte & paging.leaf_reserved:
             why = PFERR_PRESENT | PFERR_RSVD
+        elif (
+            paging.pke
+            and rights & ACC_USER
+            and pkey_denies(paging.regs.pkru, gpte >> PT_PKEY_SHIFT & 15, access, wp=paging.wp)
+        ):
+            why = PFERR_PRESENT | PFERR_PK
         elif paging.denied[access] >> rights & 1:
             why = PFERR_PRESENT
         elif access & ACCESS_WRITE and not rights & ACC_WRITE:
             return self.fault(cpu, context, gva, access)  # CR0.WP = 0
         else:
-            return self._refill(cpu, context, page, place, gpte, rights, gva, access)
+            wanted = PT_ACCESSED | PT_DIRTY if access & ACCESS_WRITE else PT_ACCESSED
+            if gpte & wanted != wanted:
+                gpte |= wanted
+                self._set_accessed_dirty(page, index, wanted)
+            return self._refill(cpu, context, page, place, gpte, rights, access)
         self.counters.pf_taken += 1
         self.counters.pf_guest += 1
         fault = paging.fault(gva, access, why)
@@ -166,48 +184,53 @@ class Faults:
         place: int,
         gpte: int,
         rights: int,
-        gva: int,
         access: int,
     ) -> int:
         """Set a leaf from the guest's entry ``gpte``, which allows the access, and answer."""
         cache = self.cache
         counters = self.counters
         counters.pf_taken += 1
-        paging = context.paging
-        wanted = PT_ACCESSED | PT_DIRTY if access & ACCESS_WRITE else PT_ACCESSED
-        if gpte & wanted != wanted:
-            gpte |= wanted
-            self._set_accessed_dirty(paging, page.gfn, gva, wanted)
-        gfn = (gpte & paging.frame_mask) >> PAGE_SHIFT
+        gfn = (gpte & context.paging.frame_mask) >> PAGE_SHIFT
         writable = bool(rights & ACC_WRITE and gpte & PT_DIRTY)
         spte = cache.make_leaf(gfn, rights, writable=writable)
         if page.glevels >= Levels.FOUR:
             spte |= gpte & PT_PKEY
-        page.writes = 0
-        if self.words[place] & ~SPTE_EPOCH == spte:
+        self.pool.notes[page.note + NOTE_WRITES] = 0
+        words = self.words
+        if words[place] == spte and page.came_from is None:
             counters.pf_spurious += 1
         else:
             counters.pf_fixed += 1
             cache.set_leaf(place, spte)
             if cache.trace is not None:
                 cache.trace(f"kvm_mmu_set_spte: gfn {gfn:x} spte {spte:x}")
-            if place & 511 and self.words[place - 1] & SPTE_PRESENT and self.cache.policy.prefetch:
+            if self._is_walk_upward(page, place):
                 self._prefetch(context, page, place)
         return self.answer(cpu, context, place, spte, gfn << PAGE_SHIFT, access)
 
-    def _set_accessed_dirty(self, paging: Context, gfn: int, gva: int, wanted: int) -> None:
+    def _set_accessed_dirty(self, page: ShadowPage, index: int, wanted: int) -> None:
         """Set A, and D, in an entry of a leaf table, as the processor does."""
-        if paging.entry_bytes == 8:
-            table, index = self.memory.table64(gfn), gva >> 12 & 511
-        else:
-            table, index = self.memory.table32(gfn), gva >> 12 & 1023
+        table = page.table
         if table is None or table.readonly:
             return
         table[index] |= wanted
-        self.tlb.changed(gfn)
-        if len(self.cache.tables[gfn]) > 1:
-            gpa = gfn << PAGE_SHIFT | index * paging.entry_bytes
-            self.cache.guest_wrote(gpa, paging.entry_bytes, entry_bytes=paging.entry_bytes)
+        self.tlb.changed(page.gfn)
+        if not page.alone:
+            size = table.itemsize
+            gpa = page.gfn << PAGE_SHIFT | index * size
+            self.cache.guest_wrote(gpa, size, entry_bytes=size)
+
+    def _is_walk_upward(self, page: ShadowPage, place: int) -> bool:
+        """Return whether the entry before a leaf is there, and the one behind it is not but could
+        be: the guest has used what is behind, too."""
+        words = self.words
+        index = place & 511
+        if not 0 < index < 511 or words[place + 1] or not words[place - 1]:
+            return False
+        table = page.table
+        if table is None or not self.cache.policy.prefetch:
+            return False
+        return bool(table[(page.quadrant << 9 | index) + 1] & PT_ACCESSED)
 
     # --- The whole way ------------------------------------------------------------------------
 
@@ -235,7 +258,7 @@ class Faults:
             # have turned back. With SMAP or keys it must go on being seen to be a user page: then
             # it is granted to this TLB entry alone and not remembered.
             if rights & ACC_USER and (paging.smap or paging.pke):
-                return self._grant_unremembered(cpu, found)
+                return self._grant_unremembered(cpu, context, found)
             rights = rights & ~ACC_USER | ACC_WRITE
             if paging.smep and found.rights & ACC_USER:
                 rights &= ~ACC_EXEC
@@ -257,27 +280,35 @@ class Faults:
         else:
             first = found.frame & ~511
             spte = cache.make_leaf(first, rights, writable=writable, pkey=found.pkey) | SPTE_LARGE
-        if self.words[place] & ~SPTE_EPOCH == spte:
+        if self.words[place] == spte and not cache.unsync.is_stale(place):
             self.counters.pf_spurious += 1
             return spte, place
         self.counters.pf_fixed += 1
         cache.set_leaf(place, spte)
         if cache.trace is not None:
             cache.trace(f"kvm_mmu_set_spte: gfn {found.frame:x} spte {spte:x}")
-        has_neighbour = place & 511 and self.words[place - 1] & SPTE_PRESENT
         page = self.pool.page_at(place)
-        if found.level == 1 and self.cache.policy.prefetch and has_neighbour and page is not None:
+        if found.level == 1 and page is not None and self._is_walk_upward(page, place):
             self._prefetch(context, page, place)
         return spte, place
 
-    def _grant_unremembered(self, cpu: int, found: Walk) -> int:
-        """Answer a write under WP = 0 and SMAP without leaving an spte that says it."""
+    def _grant_unremembered(self, cpu: int, context: ShadowContext, found: Walk) -> int:
+        """Answer a write under WP = 0 and SMAP without leaving an spte that says it.
+
+        For a large page there must be one all the same, of the rights that may be remembered: the
+        TLB holds such a page in pieces, the guest's INVLPG drops one, and the others go because
+        the zap of what stands for the page finds that a TLB was answered from it.
+        """
         gpa = found.frame << PAGE_SHIFT
+        place = self._install(context, found, found.rights)[1] if found.level != 1 else None
         slot = self.memory.slot_at(gpa)
-        trapped = self.cache.is_protected(found.frame) or slot is None or slot.kind != "ram"
-        if trapped:
-            return gpa | MAP_READ | MAP_WRITE | MAP_TRAP
-        return gpa | self.tlb.grant_write(cpu, found.frame, False)
+        if self.cache.is_protected(found.frame) or slot is None or slot.kind != "ram":
+            rights = MAP_READ | MAP_WRITE | MAP_TRAP
+        else:
+            rights = self.tlb.grant_write(cpu, found.frame, False)
+        if place is not None:
+            self.epochs[place] = self.tlb.epoch  # only now: see `answer`
+        return gpa | rights
 
     def _build(
         self, context: ShadowContext, found: Walk, direct_rights: int, to_level: int
@@ -349,11 +380,11 @@ class Faults:
         paging = context.paging
         words = self.words
         wide = page.glevels != 2
-        table = self.memory.table64(page.gfn) if wide else self.memory.table32(page.gfn)
+        table = page.table
         if table is None:
             return
         index = page.quadrant << 9 | place & 511
-        reserved = paging.plan[-1][3]
+        reserved = paging.leaf_reserved
         for step in range(1, min(_PREFETCH, 512 - (place & 511))):
             gpte = table[index + step]
             if words[place + step] & SPTE_PRESENT:
@@ -366,6 +397,8 @@ class Faults:
             gfn = (gpte & paging.frame_mask) >> PAGE_SHIFT
             writable = bool(rights & ACC_WRITE and gpte & PT_DIRTY)
             spte = self.cache.make_leaf(gfn, rights, writable=writable)
+            if spte & SPTE_TRAP and not self.cache.policy.mmio:
+                return
             if page.glevels >= Levels.FOUR:
                 spte |= gpte & PT_PKEY
             self.cache.set_leaf(place + step, spte)

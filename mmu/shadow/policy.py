@@ -20,14 +20,21 @@ class Policy:
               plain RAM that holds no page table (KVM 2008, 05da45583de9)
     prefetch  a fault next to an entry that is there fills its successors too (KVM 2010,
               957ed9effd80; ours asks for the neighbour first: building an entry is dear here)
+    mmio      that a frame is a device or nothing is remembered in the entry, so that the next miss
+              there walks no tables (KVM 2011, "mmio page fault support")
     flood     a table that is written again and again and not used is taken for no table any more
               (2007; per page since 2010)
+    reuse     one write is enough if user mode, the stack or a long REP STOS makes it, or if it sets
+              half an entry (KVM 2007, patch 27, and detect_write_misaligned; VirtualBox,
+              pgmPoolMonitorIsReused)
     """
 
     unsync: bool = True
     large: bool = True
     prefetch: bool = True
+    mmio: bool = True
     flood: bool = True
+    reuse: bool = True
 
     def but(self, text: str) -> Policy:
         """Return the policy changed as the command line says: ``unsync=off,prefetch=on``.

@@ -5,10 +5,10 @@ All tables stand in one host buffer of 64-bit words, 512 a table, so that a comp
 follow them as hardware follows the tables that KVM writes. A *place* is the index of a word in
 that buffer: table ``n`` owns the places ``512 * n`` to ``512 * n + 511``. An entry (spte)::
 
-    63  62..59  58..52  51..12               11   10    9     7   2  1  0
-    NX  pkey    epoch   frame, or for an     -    trap  trap  PS  U  W  P
-                        upper entry the           write
-                        table number
+    63  62..59  51..12               11   10    9     7   2  1  0
+    NX  pkey    frame, or for an     -    trap  trap  PS  U  W  P
+                upper entry the           write
+                table number
 
 U, W, P, PS and NX (and pkey) mean what they mean to hardware with CR0.WP = 1 and EFER.NXE = 1;
 an entry with PS stands at level 2 and maps 2 MiB.
@@ -16,7 +16,9 @@ an entry with PS stands at level 2 and maps 2 MiB.
 trap        the frame is no RAM: a device, or nothing. Every access goes to the host.
 trap write  the guest may write here, but the frame holds a guest page table (or is ROM): reads go
             straight, writes go to the host.
-epoch       when a TLB was last answered from this entry (see mmu.tlb), 0 for never.
+Beside the words there is a byte for every place, its *epoch*: when a TLB was last answered from the
+entry there (see mmu.tlb), 0 for never. It is no part of the entry, since it is noted at every miss,
+and a byte is written in less time than a bit field of a 64-bit word.
 
 Beside its words every table has a *note* of four words for compiled code (see compiled.py): what it
 stands for, where the guest's table is in this process, where it is noted what its entries came from
@@ -31,7 +33,9 @@ a shadow page as root, which is *pinned* as long as a vCPU does.
 from __future__ import annotations
 
 import mmap
+from array import array
 from collections.abc import Iterator
+from itertools import chain
 
 from ..api import PoolError
 from ..tlb import address_of
@@ -43,8 +47,6 @@ SPTE_USER = 1 << 2
 SPTE_LARGE = 1 << 7
 SPTE_TRAP = 1 << 9
 SPTE_TRAP_WRITE = 1 << 10
-SPTE_EPOCH_SHIFT = 52
-SPTE_EPOCH = 127 << SPTE_EPOCH_SHIFT
 SPTE_PKEY_SHIFT = 59
 SPTE_NX = 1 << 63
 SPTE_FRAME = (1 << 52) - (1 << 12)
@@ -57,6 +59,10 @@ NOTE_ABOUT, NOTE_TABLE, NOTE_CAME_FROM, NOTE_WRITES = range(4)
 TABLE_ENTRIES = 1 << TABLE_SHIFT
 _EMPTY = memoryview(bytes(TABLE_ENTRIES * 8)).cast("Q")
 _NO_NOTE = memoryview(bytes(8 << NOTE_SHIFT)).cast("Q")
+_NO_EPOCHS = bytes(TABLE_ENTRIES)
+_STRETCH = 64
+_EMPTY_STRETCH = bytes(_STRETCH * 8)
+_NO_TABLE = memoryview(b"")
 
 
 class ShadowPage:
@@ -64,28 +70,44 @@ class ShadowPage:
 
     ``parents`` are the places of the upper entries that lead here; ``pins`` counts the vCPUs that
     run on this page as root; ``writes`` counts guest writes to its table since it was last used.
-    An ``obsolete`` page is out of every look-up and only waits to be taken apart.
+    An ``obsolete`` page, of an earlier ``generation`` than the pool's, is out of every look-up and
+    only waits to be taken apart.
+
+    A leaf page of a guest's table has it at hand, so that a fault looks nothing up: ``table`` are
+    its entries (None if there is none, or it lies in no memory), ``table64`` its 64-bit words, and
+    ``came_from``, while it is out of sync, the words that its sptes came from. The word behind the
+    entry for an address is number ``gva >> word_shift & 511``. ``alone``: no other page stands for
+    the same frame.
     """
 
     __slots__ = (
         "_notes",
+        "_pool",
         "access",
+        "alone",
         "base",
+        "came_from",
         "direct",
+        "generation",
         "gfn",
         "glevels",
         "level",
-        "obsolete",
+        "note",
         "parents",
         "pins",
         "pkey",
         "quadrant",
         "role",
+        "table",
+        "table64",
+        "word_shift",
     )
 
-    def __init__(self, gfn: int, role: int, base: int, notes: memoryview) -> None:
+    def __init__(self, gfn: int, role: int, base: int, pool: Pool) -> None:
         self.gfn = gfn
-        self._notes = notes
+        self._pool = pool
+        self._notes = pool.notes
+        self.generation = pool.generation
         self.role = role
         self.base = base
         self.level = level_of(role)
@@ -94,14 +116,20 @@ class ShadowPage:
         self.direct = is_direct(role)
         self.access = access_of(role)
         self.pkey = pkey_of(role)
+        self.table: memoryview | None = None
+        self.table64 = _NO_TABLE
+        self.came_from: array[int] | None = None
+        self.word_shift = 13 if self.glevels == 2 else 12
+        self.alone = False
+        self.note = base >> TABLE_SHIFT - NOTE_SHIFT
+        """Where the page's note starts."""
         self.parents: set[int] = set()
         self.pins = 0
-        self.obsolete = False
 
     @property
-    def note(self) -> int:
-        """Where the page's note starts."""
-        return self.base >> TABLE_SHIFT - NOTE_SHIFT
+    def obsolete(self) -> bool:
+        """Whether everything was zapped since the page was made."""
+        return self.generation != self._pool.generation
 
     @property
     def writes(self) -> int:
@@ -141,25 +169,30 @@ class Pool:
         self._buffer = mmap.mmap(-1, (cpus + bound) * TABLE_ENTRIES * 8)
         self.words = memoryview(self._buffer).cast("Q")
         self.address = address_of(self._buffer)
+        epochs = mmap.mmap(-1, (cpus + bound) * TABLE_ENTRIES)
+        self.epochs = memoryview(epochs)
+        self.epochs_address = address_of(epochs)
         notes = mmap.mmap(-1, cpus + bound << NOTE_SHIFT + 3)
         self.notes = memoryview(notes).cast("Q")
         self.notes_address = address_of(notes)
         self._fresh = cpus  # the first table never used so far
         self._free: list[int] = []
+        self.generation = 0
         self._by_use: dict[ShadowPage, None] = {}
+        self._obsolete: dict[ShadowPage, None] = {}
         self._by_table: dict[int, ShadowPage] = {}
 
     def __len__(self) -> int:
-        return len(self._by_use)
+        return len(self._by_table)
 
     def __iter__(self) -> Iterator[ShadowPage]:
-        """Yield the pages, the longest unused first."""
-        return iter(self._by_use)
+        """Yield the pages, obsolete ones and then the longest unused first."""
+        return chain(self._obsolete, self._by_use)
 
     @property
     def room(self) -> int:
         """How many pages can be taken before one must be recycled."""
-        return self.bound - len(self._by_use)
+        return self.bound - len(self._by_table)
 
     def root_table(self, cpu: int) -> int:
         """Return the first place of a vCPU's root table."""
@@ -169,29 +202,49 @@ class Pool:
         """Return whether a place lies in a vCPU's root table."""
         return place >> TABLE_SHIFT < self.cpus
 
+    def entries(self, page: ShadowPage) -> list[tuple[int, int]]:
+        """Return (place, spte) for the entries of a page that are not empty. Mostly few are, so
+        empty stretches cost next to nothing."""
+        found = []
+        words = self.words
+        for first in range(page.base, page.base + TABLE_ENTRIES, _STRETCH):
+            stretch = words[first : first + _STRETCH]
+            if stretch.tobytes() != _EMPTY_STRETCH:
+                found += [(place, spte) for place, spte in enumerate(stretch, first) if spte]
+        return found
+
     def take(self, gfn: int, role: int) -> ShadowPage:
         """Return a new page with all entries empty; there must be room."""
         if self._free:
             table = self._free.pop()
             base = table << TABLE_SHIFT
             self.words[base : base + TABLE_ENTRIES] = _EMPTY
+            self.epochs[base : base + TABLE_ENTRIES] = _NO_EPOCHS
         else:
             table = self._fresh
             self._fresh += 1
             base = table << TABLE_SHIFT
         self.notes[table << NOTE_SHIFT : table + 1 << NOTE_SHIFT] = _NO_NOTE
-        page = ShadowPage(gfn, role, base, self.notes)
+        page = ShadowPage(gfn, role, base, self)
         self._by_use[page] = None
         self._by_table[table] = page
         return page
 
     def give_back(self, page: ShadowPage) -> None:
         """Take a page that nothing leads to any more out of the pool."""
-        del self._by_use[page]
+        del (self._obsolete if page in self._obsolete else self._by_use)[page]
         table = page.base >> TABLE_SHIFT
         del self._by_table[table]
         self.notes[page.note + NOTE_ABOUT] = 0
         self._free.append(table)
+
+    def begin_generation(self) -> list[ShadowPage]:
+        """Make every page obsolete; return those that were not. No page is looked at."""
+        self.generation += 1
+        pages = self._by_use
+        self._obsolete |= pages
+        self._by_use = {}
+        return list(pages)
 
     def touch(self, page: ShadowPage) -> None:
         """Note a use. Two dict operations."""

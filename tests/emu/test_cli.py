@@ -20,9 +20,16 @@ HELLO = GUESTS["hello"].expected
 
 # Flat 32-bit programs.
 POWER_OFF = bytes.fromhex("66ba0406 66b80020 66ef f4")  # mov dx,604h; mov ax,2000h; out dx,ax; hlt
+# rdrand ebx; 4 times: mov al,bl; out e9h,al; shr ebx,8; out f4h,al
+# mov eax,7; xor ecx,ecx; cpuid; shr ebx,7; and bl,1
+# mov eax,cr4; bts eax,20; mov cr4,eax; mov al,bl; out f4h,al
+SMEP = bytes.fromhex("b807000000 31c9 0fa2 c1eb07 80e301 0f20e0 0fbae814 0f22e0 88d8 e6f4 f4")
+SMEP_BIT = bytes.fromhex("b807000000 31c9 0fa2 c1eb07 80e301 88d8 e6f4 f4")
+RANDOM = bytes.fromhex("0fc7f3" + 4 * "88d8 e6e9 c1eb08" + "e6f4 f4")
 IDLE = bytes.fromhex("fa f4")
 TRIPLE_FAULT = bytes.fromhex("0f0b")
 FOREVER = bytes.fromhex("ebfe")
+RESET = bytes.fromhex("b0fe e664 f4")  # mov al,0feh; out 64h,al; hlt
 EXIT_0 = bytes.fromhex("b000 e6f4 f4")  # mov al,0; out f4h,al; hlt
 TALK = bytes.fromhex("b041 66baf803 ee b042 e6e9 b001 e6f4 f4")  # A to COM1, B to port e9h; exit
 ENDLESS_TALK = bytes.fromhex("66baf803 b041 ee ebfd")
@@ -80,10 +87,15 @@ def test_plug_ins_by_name(mmu, capfdbinary):
         (POWER_OFF, [], 0, "power off"),
         (IDLE, [], 0, "idle"),
         (TRIPLE_FAULT, [], 4, "triple fault on vCPU 0"),
+        (RESET, [], 8, "reset"),
+        (RESET, ["-action", "reboot=reset", "--max-insns", "1000"], 124, "instruction limit"),
         (FOREVER, ["--timeout", "0.2"], 124, "timeout"),
         (FOREVER, ["--max-insns", "1000"], 124, "instruction limit"),
     ],
-    ids=["exit 0", "power-off", "idle", "triple fault", "timeout", "instruction limit"],
+    ids=[
+        *("exit 0", "power-off", "idle", "triple fault", "reset", "resets for ever"),
+        *("timeout", "instruction limit"),
+    ],
 )
 def test_exit_codes(program, capfd, code, words, status, line):
     assert main(program(code, *words)) == status
@@ -98,6 +110,29 @@ def test_a_triple_fault_is_reported_before_its_line(program, capfd):
     assert "#UD" in err
     assert "rip" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(["--max-insns", "5000"], 124), (["--timeout", "0.3"], 124)],
+    ids=["limit", "timeout"],
+)
+def test_what_each_of_several_processors_did_is_told(program, capfd, words, status):
+    # INIT, then SIPI to vCPU 1, which finds a jump to itself at 0x8000; vCPU 0 halts
+    code = bytes.fromhex(
+        "66c70500800000ebfe b80003e0fe c7401000000001 c70000450000 c70008460000 faf4"
+    )
+    assert main(program(code, "-smp", "3", *words)) == status
+    lines = capfd.readouterr().err.splitlines()[-4:]
+    assert lines[0].startswith("shadowcorn: vCPU 0: halted with interrupts off at 0x0008:0x1000")
+    assert lines[1] == "shadowcorn: vCPU 1: running at 0x0800:0x0"
+    assert lines[2].startswith("shadowcorn: vCPU 2: waiting for a SIPI at ")
+    assert "exit code 124" in lines[3]
+
+
+def test_one_processor_needs_no_line_of_its_own(program, capfd):
+    main(program(FOREVER, "--max-insns", "1000"))
+    assert one_line(capfd.readouterr().err)
 
 
 def test_outputs_go_where_they_are_sent(program, tmp_path, capfdbinary):
@@ -170,6 +205,64 @@ def quiet_loggers():
             handler.close()
 
 
+def test_a_run_is_the_same_whatever_standard_input_is(tmp_path):
+    def run(name, **stdin):
+        path = tmp_path / name
+        run_process("run", "guest:smc_smp", "-smp", "4", "--json", str(path), **stdin)
+        facts = json.loads(path.read_text("utf-8"))
+        return facts["instructions"], facts["serial_tail"], facts["counters"]
+
+    reader, writer = os.pipe()  # nobody writes, and it stays open
+    try:
+        waiting = run("pipe", stdin=reader)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert run("null") == waiting
+    assert run("empty", stdin=None, input=b"") == waiting
+
+
+# --- Features -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "model", "status"),
+    [
+        pytest.param(SMEP_BIT, "max", 3, id="CPUID shows SMEP"),
+        pytest.param(SMEP_BIT, "max,-smep", 1, id="CPUID does not"),
+        pytest.param(SMEP, "max", 3, id="CR4.SMEP"),
+        pytest.param(SMEP, "max,-smep", 4, id="CR4.SMEP is reserved"),
+        pytest.param(SMEP, "max,smep=off", 4, id="the same, said otherwise"),
+    ],
+)
+def test_cpu_feature(program, capfd, code, model, status):
+    assert main(program(code, "-cpu", model)) == status
+    assert "warning" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["avx", "pcid", "vme", "monitor", "fma", "svm", "invpcid", "avx512f"]
+)
+@pytest.mark.parametrize("how", ["+{}", "{}", "{}=on"])
+def test_a_feature_that_is_not_to_be_had_warns(program, capfd, name, how):
+    assert main(program(EXIT_0, "-cpu", "max," + how.format(name))) == 1
+    warning = f"shadowcorn: warning: CPU feature {name} is not to be had\n"
+    assert warning in capfd.readouterr().err
+
+
+# --- Seeds ---------------------------------------------------------------------------------------
+
+
+def test_random_numbers_are_those_of_the_seed(program, capfdbinary):
+    def number(*words):
+        main(program(RANDOM, "-debugcon", "stdio", *words))
+        return capfdbinary.readouterr().out
+
+    assert len(number()) == 4
+    assert number() == number("--seed", "0") == number("--clock", "instructions")
+    assert number("--seed", "1") == number("--seed", "1") != number()
+
+
 # --- Input --------------------------------------------------------------------------------------
 
 
@@ -208,11 +301,15 @@ def second_sector(disk):
         ("-drive file={},format=raw", True),
         ("-drive file={},format=raw,snapshot=on", False),
         ("-snapshot -hda {}", False),
+        ("-hdb {}", True),
+        ("-fda {}", True),
+        ("-snapshot -fda {}", False),
+        ("-drive file={},if=floppy,snapshot=on", False),
     ],
 )
 def test_what_is_written_reaches_the_file_unless_told_otherwise(disk, capfd, option, kept):
     before = disk.read_bytes()
-    assert main(["run", *option.format(disk).split()]) == (0x80 << 1 | 1) & 0xFF
+    assert main(["run", *option.format(disk).split()]) == 1  # drive 0x80 or 0, of 7 bits
     assert second_sector(disk) == (before[:512] if kept else bytes(512))
 
 
@@ -228,6 +325,62 @@ def test_a_boot_sector_handed_over_as_a_kernel_is_a_disk_that_is_gone_afterwards
 
 def test_a_floppy_is_drive_0(disk, capfd):
     assert main(["run", "-fda", str(disk)]) == 1
+
+
+@pytest.mark.parametrize("size", [100, 70_000])
+def test_an_image_that_ends_inside_a_sector_is_padded_with_a_warning(tmp_path, capfd, size):
+    path = tmp_path / "short.img"
+    path.write_bytes(bytes(size))
+    assert main(["run", "guest:hello", "-hda", str(path)]) == 33
+    warnings = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert f"{size} bytes" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("-hda {} -hdb {}", 2),
+        ("-hda {} -fda {}", 2),
+        ("-hda {} -drive file={},readonly=on", 2),
+        ("-drive file={},snapshot=on -drive file={},readonly=on", 33),
+        ("-snapshot -hda {} -hdb {}", 33),
+    ],
+)
+def test_one_image_is_two_disks_only_where_nobody_writes(disk, capfd, words, status):
+    same = disk.parent / "." / disk.name
+    text = words.format(disk, str(same))
+    assert main(["run", "guest:hello", *text.split()]) == status
+    assert ("two disks" in capfd.readouterr().err) == (status == 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the host has no named pipes")
+@pytest.mark.parametrize("words", ["guest:hello -hda {}", "-hda {}", "-fda {}"])
+def test_a_pipe_is_no_disk(tmp_path, capfd, words):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert main(["run", *words.format(path).split()]) == 2
+    err = capfd.readouterr().err
+    assert "is a pipe" in err
+    assert one_line(err)
+
+
+def test_a_cpu_model_that_nobody_knows_is_a_warning(capfd):
+    assert main(["run", "guest:hello", "-cpu", "nosuchmodel,+nx"]) == 33
+    assert "warning: CPU model nosuchmodel is not known" in capfd.readouterr().err
+    assert main(["run", "guest:hello", "-cpu", "Skylake-Client-noTSX-IBRS,+nx"]) == 33
+    assert "warning" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [("-cpu help", "x86 max"), ("guest:hello -device help", "isa-debug-exit"), ("-M ?", "pc ")],
+)
+def test_run_lists_what_there_is_for_the_asking(capfd, words, line):
+    assert main(["run", *words.split()]) == 0
+    out, err = capfd.readouterr()
+    assert line in out
+    assert err == ""
 
 
 def test_second_disk_is_there_beside_a_kernel(disk, capfd):
@@ -261,6 +414,7 @@ def test_bad_disks_are_one_line(tmp_path, capfd, content, word):
         (["run", "guest:hello", "-m", "1M"], "-m"),
         (["run", "guest:hello", "--mmu", "nosuch"], "nosuch"),
         (["run", "guest:hello", "--mmu", "nosuch:Class"], "nosuch"),
+        (["run", "guest:hello", "--mmu", "emu.machine:Machine"], "has no load, translate"),
         (["run", "guest:hello", "--shadow-pages", "1"], "shadow pages"),
         (["run", "guest:hello", "-initrd", "no/such/file"], "could not load initrd"),
         (["run", "guest:hello", "-initrd", ","], "names no file"),

@@ -156,6 +156,21 @@ def test_a_closed_box_keeps_nothing_alive():
         assert m.run(timeout=30).kind is Kind.IDLE
 
 
+def test_an_open_box_cuts_no_slice():
+    seen = []
+    for is_open in (False, True):
+        # again: inc eax; jmp again
+        with Machine(bytes.fromhex("40ebfd"), format="flat32", memory=2 << 20, jit="off") as m:
+            if is_open:
+                Inbox(m)
+            slices = []
+            run = m.cpus[0].run
+            m.cpus[0].run = lambda budget, run=run, to=slices: to.append(budget) or run(budget)
+            m.run(max_insns=1_000_000)
+            seen.append(slices)
+    assert seen[0] == seen[1]
+
+
 # --- Outputs --------------------------------------------------------------------------------------
 
 

@@ -111,6 +111,16 @@ def test_debugcon():
     assert qemu_run("-kernel k").debugcon == []
 
 
+@pytest.mark.parametrize(
+    ("words", "there"),
+    [("", True), ("-no-hpet", False), ("-machine pc,hpet=off", False), ("-M pc,hpet=on", True)],
+)
+def test_whether_there_is_an_hpet(words, there):
+    options = run(f"k {words}")
+    assert options.hpet is there
+    assert options.warnings == []
+
+
 def test_kvm_unit_tests_command_line_passes_without_a_warning():
     options = qemu_run(
         "--no-reboot -nodefaults -global kvm-pit.lost_tick_policy=discard -device pc-testdev "
@@ -121,7 +131,23 @@ def test_kvm_unit_tests_command_line_passes_without_a_warning():
     assert options.warnings == []
     assert options.test_device
     assert (options.kernel, options.cpu) == ("x86/smap.flat", "max,-smep")
-    assert options.no_reboot
+    assert options.reboot is False
+
+
+@pytest.mark.parametrize(
+    ("words", "here", "under_qemu"),
+    [
+        ("", False, True),
+        ("-no-reboot", False, False),
+        ("-action reboot=reset", True, True),
+        ("-action reboot=shutdown", False, False),
+        ("-action panic=none", False, True),
+        ("-no-reboot -action panic=none,reboot=reset", True, True),
+    ],
+)
+def test_whether_a_reset_starts_the_machine_again(words, here, under_qemu):
+    assert run(f"k {words}").reboot is here
+    assert qemu_run(f"-kernel k {words}").reboot is under_qemu
 
 
 def test_xv6_command_line_passes_without_a_warning():
@@ -145,6 +171,11 @@ def test_xv6_command_line_passes_without_a_warning():
         ("-drive file=a.img,snapshot=on", Drive("a.img", 0, snapshot=True)),
         ("-drive file=a.img,readonly=on,if=ide", Drive("a.img", 0, read_only=True)),
         ("-drive id=d,file=a.img,if=none -device ide-hd,drive=d", Drive("a.img", 0)),
+        ("-drive file=a.img,bus=1", Drive("a.img", 2)),
+        ("-drive file=a.img,unit=1", Drive("a.img", 1)),
+        ("-drive file=a.img,bus=1,unit=1,media=disk", Drive("a.img", 3)),
+        ("-drive id=d,file=a.img,if=none -device ide-hd,drive=d,bus=ide.1", Drive("a.img", 2)),
+        ("-drive id=d,file=a.img,if=none -device ide-hd,drive=d,unit=1", Drive("a.img", 1)),
         ("a.img", Drive("a.img", 0)),
     ],
 )
@@ -154,9 +185,15 @@ def test_disks(text, drive):
     assert options.warnings == []
 
 
+def test_a_bus_without_a_unit_is_its_first_free_one():
+    options = qemu_run("-drive file=a,bus=1 -drive file=b,bus=1 -drive file=c")
+    assert [(drive.path, drive.index) for drive in options.drives] == [("a", 2), ("b", 3), ("c", 0)]
+
+
 def test_floppies():
-    assert run("-fda boot.img").floppies == {0: "boot.img"}
-    assert run("-drive file=boot.img,if=floppy,index=1").floppies == {1: "boot.img"}
+    assert run("-fda boot.img").floppies == {0: Drive("boot.img", 0)}
+    text = "-drive file=boot.img,if=floppy,index=1,snapshot=on"
+    assert run(text).floppies == {1: Drive("boot.img", 1, snapshot=True)}
 
 
 def test_fw_cfg():
@@ -196,6 +233,7 @@ def test_our_own_options():
         "-d in_asm",
         "-drive file=a,media=cdrom",
         "-drive file=a,if=virtio",
+        "-drive file=a,if=none,id=d",
     ],
 )
 def test_what_is_not_to_be_had_warns_and_goes_on(text):
@@ -241,6 +279,10 @@ def test_options_without_effect_are_silent(name):
         ("k -drive file=a,format=qcow2", "raw"),
         ("k -hda a -hda b", "two disks"),
         ("k -drive file=a,index=9", "four disks"),
+        ("k -drive file=a,bus=2", "four disks"),
+        ("k -drive file=a,unit=2", "units 0 and 1"),
+        ("k -drive file=a,index=1,unit=0", "either"),
+        ("k -hda a -drive file=b,bus=0,unit=0", "two disks"),
         ("k -device isa-debug-exit,iobase=0x10000", "ports"),
         ("k -device isa-debug-exit,iosize=9", "ports"),
         ("k -fw_cfg name=a", "-fw_cfg"),

@@ -11,6 +11,7 @@ import pytest
 from emu.board import BoardOptions
 from emu.boot import Boot
 from emu.cpu import raw
+from emu.devices.disk import Disk
 from emu.errors import KernelError, UsageError
 from emu.machine import Machine
 from emu.outcome import Kind
@@ -65,6 +66,18 @@ def test_timeout_is_met(mmu: str, code: str) -> None:
         assert time.monotonic() - started < 2  # 0.2 s on an idle machine
 
 
+def test_timeout_is_met_by_a_transfer_into_all_of_a_large_ram() -> None:
+    # fw_cfg: select and read 4 GiB to 16 MiB by the descriptor at 0x100040, and wait for its end
+    descriptor = bytes.fromhex("0000000a ffffffff 0000000001000000")
+    code = "b840001000 0fc8 66ba1805 ef 833d 40001000 00 75f7 ebfe"
+    image = bytes.fromhex(code).ljust(0x40, b"\0") + descriptor
+    with Machine(image, **{**FLAT, "memory": 3 << 30}) as m:
+        started = time.monotonic()
+        assert m.run(timeout=0.3).kind is Kind.TIMEOUT
+        assert time.monotonic() - started < 1.5
+        assert m.phys[0x10_0040] == 0
+
+
 @pytest.mark.parametrize("jit", ["off", "auto"])
 def test_endless_faults_time_out(jit: str) -> None:
     # An IDT whose gates lead to an address that cannot be executed: mov eax,0x100040; lidt [eax];
@@ -79,7 +92,7 @@ def test_endless_faults_time_out(jit: str) -> None:
         m.phys[0x11_0000:0x11_0800] = gate * 256
         outcome = m.run(timeout=0.4)
         assert outcome.kind is Kind.TIMEOUT
-        assert len(m.cpus[0].recent) == 8
+        assert len(m.cpus[0].record.recent) == 8
         outcome = m.run(max_insns=1000)
         assert outcome.kind is Kind.INSN_LIMIT
 
@@ -101,10 +114,80 @@ def test_debug_exit_and_power_off() -> None:
         assert m.run(timeout=20).kind is Kind.POWER_OFF
 
 
+# Sector 2 of the first disk by REP OUTSW, from 0x100100, and nothing read afterwards.
+WRITE_SECTOR = (
+    "66baf201 b001ee 42b002ee 42b000ee 42ee 42b0e0ee 42b030ee"
+    "66baf001 be00011000 b900010000 fc f3666f"
+)
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        pytest.param("b010 e6f4", Kind.GUEST_EXIT, id="debug exit"),
+        pytest.param("66ba0406 66b80020 66ef", Kind.POWER_OFF, id="power-off"),
+        pytest.param("66baf701 b0e7ee b010 e6f4", Kind.GUEST_EXIT, id="flush cache and exit"),
+        pytest.param("faf4", Kind.IDLE, id="halted for good"),
+    ],
+)
+def test_what_is_written_to_a_disk_is_in_its_image_however_the_run_ends(
+    tmp_path, ending: str, kind: Kind
+) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(8 * 512))
+    code = bytes.fromhex(WRITE_SECTOR + ending + "ebfe").ljust(0x100, b"\0") + b"kernel! " * 64
+    with Machine(code, board=BoardOptions(disks={0: Disk(path)}), **FLAT) as m:
+        assert m.run(timeout=20).kind is kind
+    assert path.read_bytes() == bytes(1024) + b"kernel! " * 64 + bytes(5 * 512)
+
+
 def test_halt_with_interrupts_off_is_idle() -> None:
     with machine("faf4") as m:
         outcome = m.run(timeout=20)
         assert (outcome.kind, outcome.exit_code) == (Kind.IDLE, 0)
+
+
+@pytest.mark.parametrize("listeners", [(0,), (1,), (0, 1)], ids=str)
+def test_any_processor_may_listen_to_the_8259s_and_the_first_has_the_interrupt(listeners) -> None:
+    with machine("f4", cpus=2) as m:
+        apics = m.board.local_apics
+        for number, apic in enumerate(apics):
+            apic.registers.write(0xF0, 4, 0x1FF)
+            apic.registers.write(0x350, 4, 0x700 if number in listeners else 0x1_0700)
+        m.board.pic.write(0x21, 1, 0)
+        m.board.irq(4)(True)
+        assert [apic.pending() for apic in apics] == [number in listeners for number in (0, 1)]
+        assert apics[listeners[-1]].acknowledge() == 0x0C
+        assert not any(apic.pending() for apic in apics)
+
+
+IO_APIC, LOCAL_APIC = 0xFEC0_0000, 0xFEE0_0000
+
+
+@pytest.mark.parametrize(
+    ("writes", "kind"),
+    [
+        pytest.param([(IO_APIC, 0x14), (IO_APIC + 16, 0x400)], Kind.GUEST_EXIT, id="I/O APIC"),
+        pytest.param([(LOCAL_APIC + 0x350, 0x400)], Kind.GUEST_EXIT, id="LINT0"),
+        pytest.param([(IO_APIC, 0x14), (IO_APIC + 16, 0x1_0400)], Kind.IDLE, id="masked"),
+        pytest.param([(IO_APIC, 0x14), (IO_APIC + 16, 0x30)], Kind.IDLE, id="not an NMI"),
+    ],
+)
+def test_a_timer_as_nmi_ends_a_halt_with_interrupts_off(writes, kind: Kind) -> None:
+    # lgdt; lidt; mov esp,0x300000; mov al,0xfe; out 0x21,al; cli; hlt, and the handler at 0x100030
+    idtr = b"\xff\x07" + (0x11_0000).to_bytes(4, "little")
+    gdtr = b"\x17\x00" + (0x10_0060).to_bytes(4, "little")
+    gdt = bytes(8) + bytes.fromhex("ffff0000009bcf00 ffff00000093cf00")
+    code = bytes.fromhex("0f0115 50001000 0f011d 40001000 bc00003000 b0fe e621 fa f4 ebfe")
+    nmi = bytes.fromhex("b010 e6f4 f4")
+    image = code.ljust(0x30, b"\x90") + nmi.ljust(0x10, b"\x90")
+    image += idtr.ljust(0x10, b"\0") + gdtr.ljust(0x10, b"\0") + gdt
+    with Machine(image, **FLAT) as m:
+        m.phys[0x11_0010:0x11_0018] = (0x10_8E00_0008_0030).to_bytes(8, "little")
+        m.board.local_apics[0].registers.write(0xF0, 4, 0x1FF)
+        for gpa, value in writes:
+            m.guest_memory.write(gpa, 4, value, "debugger")
+        assert m.run(timeout=20).kind is kind
 
 
 def test_pit_wakes_a_halted_processor_in_virtual_time() -> None:
@@ -209,6 +292,7 @@ def test_code_written_by_the_debugger_runs() -> None:
         pytest.param({"cpus": 0}, UsageError, id="no vCPU"),
         pytest.param({"cpus": 17}, UsageError, id="too many vCPUs"),
         pytest.param({"cpu_features": {"flying": True}}, UsageError, id="no such feature"),
+        pytest.param({"cpu_features": {"avx": True}}, UsageError, id="a feature not to be had"),
         pytest.param({"shadow_pages": 1}, UsageError, id="pool too small"),
         pytest.param({"kernel": b""}, KernelError, id="empty kernel"),
         pytest.param({"kernel": "/nowhere/at/all"}, KernelError, id="no such file"),
@@ -219,6 +303,36 @@ def test_bad_arguments(options, error) -> None:
     with pytest.raises(error) as caught:
         Machine(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_host_without_the_memory_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmu.memory.mmap.mmap", refuse)
+    with pytest.raises(UsageError, match=r"-m 102400M .*: Cannot allocate memory"):
+        Machine(load("hello").path, memory=100 << 30)
+
+
+def test_a_plug_in_of_another_signature_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="cannot be made as an MMU plug-in"):
+        Machine(load("hello").path, mmu="tests.emu.test_machine:OddMmu")
+
+
+class OddMmu:
+    """It has all the methods of a plug-in, and a constructor of its own."""
+
+    def __init__(self) -> None:
+        pass
+
+    load = translate = invlpg = flushed = written = remapped = check = __init__
+
+
+def test_there_need_be_no_hpet() -> None:
+    for there in (True, False):
+        with machine("f4", board=BoardOptions(hpet=there)) as m:
+            assert (m.phys[0xFED0_0000] == 0xFF) != there
+            assert (b"HPET" in m.phys[0x3E_0000:0x40_0000]) == there
 
 
 def test_machine_without_a_kernel_stands_at_the_reset_vector() -> None:

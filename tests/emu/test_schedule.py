@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from emu.clock import NS_PER_INSN, Clock
-from emu.cpu.vcpu import Exit
+from emu.cpu.slice import Exit
 from emu.outcome import Kind
 from emu.schedule import Scheduler
 
@@ -126,7 +126,7 @@ def test_halt_skips_to_the_next_event() -> None:
     ("armed", "listens"),
     [
         pytest.param(False, True, id="nothing armed"),
-        pytest.param(True, False, id="a timer, but interrupts off"),
+        pytest.param(True, False, id="a timer, but interrupts off and no NMI"),
     ],
 )
 def test_all_halted_for_ever_is_idle(armed: bool, listens: bool) -> None:
@@ -136,6 +136,17 @@ def test_all_halted_for_ever_is_idle(armed: bool, listens: bool) -> None:
     if armed:
         clock.at(100, lambda: None)
     assert Scheduler([cpu], clock).run(timeout=5) == (Kind.IDLE, None)
+
+
+def test_a_timer_wired_as_nmi_wakes_with_interrupts_off() -> None:
+    clock = Clock()
+    cpu = Processor(script={10: "halt"})
+    cpu.listens = False
+    clock.at(5_000, lambda: setattr(cpu, "can_wake", True))
+    scheduler = Scheduler([cpu], clock)
+    scheduler.is_unmaskable = lambda: True
+    assert scheduler.run(max_insns=20) == (Kind.INSN_LIMIT, None)
+    assert clock.now == 5_000 + 100
 
 
 def test_halted_with_a_masked_timer_times_out() -> None:

@@ -14,7 +14,7 @@ import pytest
 from .compiled_first import CompiledFirst
 from .rig import Rig
 
-PLAIN = "unsync=off,large=off,prefetch=off"
+PLAIN = "unsync=off,large=off,prefetch=off,reuse=off"
 SHADOWS = {
     "shadow": partial(Rig, "shadow"),
     "shadow-plain": partial(Rig, "shadow", policy=PLAIN),

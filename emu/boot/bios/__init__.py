@@ -25,6 +25,7 @@ from emu.boot.bios.disk import Disks, MemoryDisk
 from emu.boot.bios.keyboard import Keyboard
 from emu.boot.bios.rom import (
     HARDWARE_VECTORS,
+    POST,
     ROM_BASE,
     SERVICE_PORT,
     VECTORS,
@@ -38,7 +39,11 @@ from emu.boot.layout import EBDA
 from emu.boot.request import Disk
 from mmu.memory import Memory
 
-__all__ = ["SERVICE_PORT", "Bios", "BiosHost", "Call", "MemoryDisk"]
+__all__ = ["RESUME_CODES", "SERVICE_PORT", "Bios", "BiosHost", "Call", "MemoryDisk"]
+
+RESUME_CODES = frozenset((0x05, 0x0A))
+"""Shutdown codes in CMOS by which a program has the firmware jump through the dword 0040:0067 after
+a reset (IBM PC/AT Technical Reference, BIOS listing): 05h with an end of interrupt, 0Ah without."""
 
 _UNSUPPORTED = 0x86
 _FREE_VECTORS = range(0x60, 0x68)  # left to programs
@@ -58,6 +63,10 @@ _DATA_AREA = (
 _EQUIPMENT = 0x10
 _FLOPPIES_PRESENT = 1
 _HARD_DISKS = 0x75
+_LOW_MEMORY = 0x500  # interrupt vectors and BIOS data area
+_TEXT, _TEXT_SIZE = 0xB8000, 0x8000
+_CMOS, _SHUTDOWN = 0x70, 0x0F
+_EOI = 0x20
 
 # (port, value): the 8259 pair at vectors 08h and 70h, IRQs masked as SeaBIOS leaves them; the
 # 8254's channel 0 at 18.2 Hz.
@@ -100,30 +109,46 @@ class Bios:
         self._system = System(reserved)
 
     def install(self, memory: Memory) -> None:
-        """Add the ROM slot; write interrupt vectors, BIOS data area and extended data area."""
+        """Add the ROM slot, and write what the firmware keeps in RAM."""
         memory.add_rom(ROM_BASE, self.rom)
+        self._write_data(memory)
+
+    def _write_data(self, memory: Memory) -> None:
+        """Write interrupt vectors, BIOS data area and extended data area."""
+        memory.write_block(0, bytes(_LOW_MEMORY), "loader")
         for vector in VECTORS:
             if vector not in _FREE_VECTORS:
                 entry = stub_offset(vector) | (ROM_BASE >> 4) << 16
                 memory.write(4 * vector, 4, entry, "loader")
         for offset, layout, *values in _DATA_AREA:
             memory.write_block(BDA + offset, struct.pack(layout, *values), "loader")
-        memory.write(EBDA, 1, 1, "loader")  # its size in KiB
+        memory.write_block(EBDA, b"\1".ljust(1024, b"\0"), "loader")  # its size in KiB
+        self._count_drives(memory)
 
     def attach(self, host: BiosHost) -> None:
         """Add the service port to the bus and leave PIC and PIT as a BIOS leaves them."""
         self._host = host
         host.ports.add(SERVICE_PORT, SERVICE_PORT, self)
+        self._program_board(host)
+
+    @staticmethod
+    def _program_board(host: BiosHost) -> None:
         for port, value in _BOARD:
             host.ports.write(port, 1, value)
+
+    def start_again(self, host: BiosHost) -> None:
+        """Do after a reset what `install` and `attach` did at power-on; the screen is cleared."""
+        self._write_data(host.guest_memory)
+        host.guest_memory.write_block(_TEXT, bytes(_TEXT_SIZE), "loader")
+        self._program_board(host)
 
     def insert(self, number: int, disk: Disk) -> None:
         """Make `disk` drive `number` (0 the first floppy, 0x80 the first hard disk)."""
         self.disks[number] = disk
-        host = self._host
-        if host is None:
-            return
-        memory = host.guest_memory
+        if self._host is not None:
+            self._count_drives(self._host.guest_memory)
+
+    def _count_drives(self, memory: Memory) -> None:
         hard = sum(drive >= 0x80 for drive in self.disks)
         memory.write(BDA + _HARD_DISKS, 1, hard, "loader")
         if hard < len(self.disks):
@@ -153,6 +178,8 @@ class Bios:
         """Do what is asked; False if there is no such service."""
         system = self._system
         match call.vector:
+            case _ if call.vector == POST:
+                self._power_on_self_test(call.host)
             case 0x08:
                 system.tick(call)
             case 0x09:
@@ -176,6 +203,20 @@ class Bios:
             case _:
                 return False
         return True
+
+    @staticmethod
+    def _power_on_self_test(host: BiosHost) -> None:
+        """Come from reset, INIT, or a jump to FFFF:0: go on with a program that has asked for it in
+        the CMOS (the stub jumps), or start the machine again."""
+        ports = host.ports
+        ports.write(_CMOS, 1, _SHUTDOWN)
+        code = ports.read(_CMOS + 1, 1)
+        ports.write(_CMOS + 1, 1, 0)
+        if code not in RESUME_CODES:
+            host.restart()
+        elif code == 0x05:
+            ports.write(0xA0, 1, _EOI)
+            ports.write(0x20, 1, _EOI)
 
     @staticmethod
     def _by_ah(functions: Mapping[int, object], call: Call) -> bool:

@@ -47,6 +47,9 @@ class BiosHost(Protocol):
     def now(self) -> int:
         """Virtual nanoseconds since power-on."""
 
+    def restart(self) -> None:
+        """Start the machine again, or end its run, behind the instruction that executes now."""
+
 
 def _register16(name: str) -> property:
     def get(call: Call) -> int:

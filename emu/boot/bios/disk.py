@@ -89,6 +89,9 @@ class MemoryDisk:
         """Replace the sectors from `lba` on by `data`."""
         self.data[lba * SECTOR : lba * SECTOR + len(data)] = data
 
+    def close(self) -> None:
+        """Do nothing: there is no file behind it."""
+
 
 class Disks:
     """The services of INT 13h, by AH; `drives` is by drive number."""

@@ -24,6 +24,7 @@ from emu.errors import UsageError
 
 __all__ = [
     "HARDWARE_VECTORS",
+    "POST",
     "ROM_BASE",
     "ROM_SIZE",
     "SERVICE_PORT",
@@ -39,6 +40,7 @@ ROM_BASE = 0xF0000
 ROM_SIZE = 0x10000
 TABLES = range(0xF2000, 0xFE000)
 VECTORS = range(0x78)
+POST = 0x78  # no vector: the stub behind the reset entry, power-on self-test
 _STUBS = 0x100
 _STUB_SIZE = 64
 _RESET = 0xFFF0
@@ -77,6 +79,8 @@ _EOI_MASTER = bytes.fromhex("50 b020 e620 58")  # push ax; mov al, 20h; out 20h,
 _EOI_BOTH = bytes.fromhex("50 b020 e6a0 e620 58")
 _IRET = b"\xcf"
 _TIMER_TICK = bytes.fromhex("cd1c")  # int 1ch
+# Behind the OUT only where the CMOS has said so: xor ax, ax; mov ds, ax; jmp far [0467h]
+_POST = _OUT_SERVICE + bytes.fromhex("31c0 8ed8 ff2e6704")
 _BOOTSTRAP = bytes.fromhex("b0fe e664 f4 ebfd")  # reset by the keyboard controller, then halt
 
 
@@ -88,7 +92,7 @@ def stub_offset(vector: int) -> int:
 def vector_of(gpa: int) -> int | None:
     """Return the vector whose stub has its OUT at `gpa`, or None."""
     vector, rest = divmod(gpa - ROM_BASE - _STUBS, _STUB_SIZE)
-    return vector if vector in VECTORS and not rest else None
+    return vector if (vector in VECTORS or vector == POST) and not rest else None
 
 
 def _stub(vector: int) -> bytes:
@@ -119,11 +123,12 @@ def build_rom(tables: Mapping[int, bytes] | None = None) -> bytes:
         stub = _stub(vector)
         offset = stub_offset(vector)
         rom[offset : offset + len(stub)] = stub
+    rom[stub_offset(POST) : stub_offset(POST) + len(_POST)] = _POST
     for gpa, data in (tables or {}).items():
         if gpa not in TABLES or gpa + len(data) > TABLES.stop:
             raise UsageError(f"a firmware table at {gpa:#x} lies outside {TABLES.start:#x}-0xfdfff")
         rom[gpa - ROM_BASE : gpa - ROM_BASE + len(data)] = data
-    start = stub_offset(0x19)
+    start = stub_offset(POST)
     rom[_RESET : _RESET + 5] = b"\xea" + start.to_bytes(2, "little") + b"\x00\xf0"  # ljmp f000:stub
     rom[_RESET + 5 : _RESET + 13] = b"01/01/24"
     rom[-2] = 0xFC  # a PC/AT

@@ -10,7 +10,7 @@ import pytest
 
 from emu.boot import Bios, MemoryDisk
 from emu.boot.bios.disk import geometry_of
-from emu.boot.bios.rom import ROM_BASE, SERVICE_PORT, VECTORS, stub_offset, vector_of
+from emu.boot.bios.rom import POST, ROM_BASE, SERVICE_PORT, VECTORS, stub_offset, vector_of
 from emu.devices.bus import PortBus
 from emu.errors import UsageError
 from emu.state import Segment
@@ -145,7 +145,7 @@ def test_board_tables_lie_in_the_rom():
 
 def test_reset_entry_jumps_into_the_rom(rig):
     opcode, offset, segment = struct.unpack("<BHH", rig.memory.read_block(0xFFFF0, 5))
-    assert (opcode, segment, offset) == (0xEA, 0xF000, stub_offset(0x19))
+    assert (opcode, segment, offset) == (0xEA, 0xF000, stub_offset(POST))
 
 
 @pytest.mark.parametrize("rip", [0x7C00, stub_offset(0x10) + 2], ids=["elsewhere", "in a stub"])
@@ -292,6 +292,7 @@ def test_e820_walks_the_map():
         (0xF0000, 0x10000, 2),
         (MIB, 30 * MIB, 1),
         (31 * MIB, MIB, 3),
+        (0xFFFF0000, 0x10000, 2),
     ]
     assert rig.call(0x15, eax=0xE820, ebx=9, ecx=24, edx=0x534D4150).rflags & CF
 

@@ -62,7 +62,9 @@ class Processor:
         self.state = State()
         self.regs = regs = Registers(0, self.state)
         self.state.d[H.CC_OP_D] = 1
-        self.delivery = Delivery(regs, LinearMemory(0, self.mmu, self.memory), self.state, print)
+        self.delivery = Delivery(
+            regs, LinearMemory(0, self.mmu, self.memory), self.state, print, lambda: None
+        )
         for number, (access, flags) in enumerate(_TABLE):
             self.put(
                 GDT + 8 * number, struct.pack("<HHBBBB", 0xFFFF, 0, 0, access, flags << 4 | 0xF, 0)

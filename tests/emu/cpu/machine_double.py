@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from emu.cpu.vcpu import Exit, Vcpu
+from typing import Any
+
+from emu.cpu.slice import Exit
+from emu.cpu.vcpu import Vcpu
 from emu.devices.bus import PortBus
 from emu.state import ATTR_CODE64, ATTR_DATA32, SEGMENTS, CpuState, Segment, Table
 from mmu.api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE, NotCanonical, PageFault
@@ -117,7 +120,9 @@ class Interrupts:
 class Rig:
     """`run` executes a hex program at 0x1000 in a given state until HLT."""
 
-    def __init__(self, *, index: int = 0, cpus: int = 1, flush_on_invlpg: bool = True) -> None:
+    def __init__(
+        self, *, index: int = 0, cpus: int = 1, flush_on_invlpg: bool = True, **options: Any
+    ) -> None:
         self.memory = Memory()
         self.memory.add_ram(0, RAM)
         self.mmu = IdentityMmu(self.memory)
@@ -125,9 +130,9 @@ class Rig:
         self.bus = PortBus()
         self.port = Port()
         self.bus.add(0x500, 0x50F, self.port, 4)
-        self.cpu = Vcpu(index, self.mmu, self.memory, self.bus, cpus=cpus, now=self.now)
+        self.cpu = Vcpu(index, self.mmu, self.memory, self.bus, cpus=cpus, now=self.now, **options)
         self.regs = self.cpu.regs
-        self.interrupts = self.cpu.interrupts = Interrupts(self)
+        self.interrupts = self.cpu.pins.source = Interrupts(self)
 
     def now(self) -> int:
         return 10 * (self.cpu.executed + self.cpu.progress())
@@ -194,7 +199,7 @@ class Rig:
     @property
     def events(self) -> list[tuple[int, int]]:
         """(vector, RIP) of what was delivered."""
-        return [(past.event.vector, past.rip) for past in self.cpu.recent]
+        return [(past.event.vector, past.rip) for past in self.cpu.record.recent]
 
     def run(self, budget: int = 10_000) -> Exit:
         return self.cpu.run(budget)

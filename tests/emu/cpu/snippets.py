@@ -96,6 +96,11 @@ SOURCES: dict[str, tuple[int, str, str]] = {
     "load far": (64, "mov rax,[rsi]; hlt", "488b06f4"),
     "push far": (64, "mov rsp,rsi; push rax; hlt", "4889f450f4"),
     "load by rbp": (64, "mov rbp,rsi; mov rax,[rbp]; hlt", "4889f5488b4500f4"),
+    "iretq to cpl 3": (
+        64,
+        "wrmsr; push 0x23; push 0x8000; push 0x202; push 0x43; push 0x1100; iretq",
+        "0f306a2368008000006802020000" + "6a43680011000048cf",
+    ),
     "mov cr8": (
         64,
         "mov rax,5; mov cr8,rax; xor eax,eax; mov rax,cr8; hlt",

@@ -24,7 +24,7 @@ def run(name, parameters, jit="on", prepare=lambda machine: None):
     with Machine(guest.path, memory=guest.memory, append=parameters, jit=jit) as machine:
         prepare(machine)
         assert machine.run(timeout=60).exit_code == PASSED
-        return machine.serial.text, machine.cpus[0].recent, machine.mmu.counters.as_dict()
+        return machine.serial.text, machine.cpus[0].record.recent, machine.mmu.counters.as_dict()
 
 
 @pytest.mark.parametrize("name", ["fault", "syscall"])
@@ -45,7 +45,7 @@ def test_guest_faults_are_counted():
 
 def test_whoever_watches_sees_every_event():
     seen = []
-    run("syscall", "n=50", prepare=lambda m: setattr(m.cpus[0], "on_event", seen.append))
+    run("syscall", "n=50", prepare=lambda m: setattr(m.cpus[0].record, "on_event", seen.append))
     assert [past.event.source for past in seen] == [Source.SOFTWARE] * 50
 
 

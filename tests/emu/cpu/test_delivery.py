@@ -369,6 +369,16 @@ def test_task_gate_switches_and_nests() -> None:
     assert cpu.memory.read(0x1000 + 0x48 + 5, 1) == 0x8B  # busy
 
 
+def test_task_switch_disables_local_breakpoints_and_says_so() -> None:
+    cpu = Processor("protected")
+    new_task(cpu)
+    cpu.regs.dr7 = 0x7FF
+    seen: list[int] = []
+    cpu.delivery.breakpoints_changed = lambda: seen.append(cpu.regs.dr7)
+    cpu.delivery.deliver(Event(8, error_code=0))
+    assert seen == [0x6AA]
+
+
 @pytest.mark.parametrize(
     ("access", "limit", "expected"),
     [
@@ -386,3 +396,39 @@ def test_bad_task_gates(access: int, limit: int, expected: tuple[int, int]) -> N
     for vector in (10, 11, 13):
         cpu.gate(vector)
     assert vectors(cpu.delivery.deliver(EXTERNAL))[1] == expected
+
+
+@pytest.mark.parametrize("event", [SOFTWARE, EXTERNAL], ids=["INT n", "external"])
+def test_a_fault_past_the_commit_is_the_new_tasks(event: Event) -> None:
+    cpu = Processor("protected")
+    new_task(cpu)
+    cpu.put(0x6000 + 0x54, struct.pack("<I", NOT_PRESENT))  # DS: code, not present, in the new TSS
+    cpu.gate(0x40, selector=0x48, kind=0xE5)
+    cpu.gate(11, offset=0x7000)
+    tried = vectors(cpu.delivery.deliver(event))
+    assert tried == [(0x40, None), (11, NOT_PRESENT | (event is EXTERNAL))]
+    # The handler returns to the new task's first instruction, and the old one stands behind INT n.
+    assert (cpu.regs.rip, cpu.words(4, 3)[1:]) == (0x7000, [HANDLER, CODE0])
+    assert cpu.memory.read(TSS + 0x20, 4) == 0x1234
+
+
+def test_a_fault_before_the_commit_is_the_old_tasks() -> None:
+    cpu = Processor("protected")
+    cpu.gate(0x40, selector=0x48, kind=0x85)
+    cpu.gate(13)
+    cpu.delivery.deliver(SOFTWARE)
+    assert cpu.words(4, 2)[1] == SOFTWARE.start
+
+
+@pytest.mark.parametrize("traps", [False, True])
+def test_the_t_bit_of_a_task_is_a_trap_behind_the_switch(traps: bool) -> None:
+    cpu = Processor("protected")
+    new_task(cpu)
+    cpu.put(0x6000 + 0x64, struct.pack("<H", traps))
+    cpu.gate(1, offset=0x7000)
+    tried = vectors(cpu.delivery.deliver(Event(8, error_code=0)))
+    assert tried == [(8, 0), (1, None)][: 1 + traps]
+    assert bool(cpu.regs.dr6 & 1 << 15) is traps
+    if traps:
+        assert (cpu.regs.rip, cpu.regs.rsp) == (0x7000, 0xC000 - 16)
+        assert cpu.words(4, 4) == [HANDLER, CODE0, 0x4002, 0]

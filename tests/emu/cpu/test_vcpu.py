@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import pytest
 
+from emu.cpu.cpuid import FEATURE_NAMES, can_be_had
 from emu.cpu.faults import Source
-from emu.cpu.vcpu import Exit
+from emu.cpu.slice import Exit
 from mmu.arch import ACCESS_IMPLICIT
 
-from .machine_double import Rig
+from .machine_double import CODE0, DATA0, Rig
 from .snippets import CODE
 
 PF, GP, SS, UD, DB, DE = 14, 13, 12, 6, 1, 0
@@ -213,7 +214,7 @@ def test_nmi_is_blocked_until_iret(rig: Rig) -> None:
     assert rig.run(2) is Exit.BUDGET
     rig.cpu.nmi()  # the first is being served
     assert rig.run() is Exit.HALT
-    first, second = rig.cpu.recent
+    first, second = rig.cpu.record.recent
     assert (first.event.vector, first.event.source) == (2, Source.EXTERNAL)
     assert (first.rip, second.rip) == (0x1000, 0x1000)
     assert second.instruction > first.instruction + 2
@@ -267,7 +268,7 @@ def test_cr2_is_exact_and_nothing_is_done(rig: Rig, name: str, esi: int, cr2: in
     rig.mmu.faults[BAD >> 12] = 0
     before = rig.memory.read_block(BAD - 0x1000, 0x3000)
     assert rig.run() is Exit.HALT
-    assert [past.event.vector for past in rig.cpu.recent][:1] == [PF]
+    assert [past.event.vector for past in rig.cpu.record.recent][:1] == [PF]
     assert rig.regs.cr2 == cr2
     assert rig.memory.read_block(BAD - 0x1000, 0x3000) == before
 
@@ -291,7 +292,7 @@ def test_fault_is_retried_after_the_handler(rig: Rig) -> None:
     rig.port.on_write = lambda port, value: rig.mmu.faults.clear()
     assert rig.run() is Exit.HALT
     assert rig.regs.rax == 0x12345678
-    assert len(rig.cpu.recent) == 1
+    assert len(rig.cpu.record.recent) == 1
 
 
 def test_endless_fetch_faults_end_with_the_budget(rig: Rig) -> None:
@@ -314,7 +315,7 @@ def test_non_canonical_addresses(rig: Rig, name: str, vector: int) -> None:
     rig.long(name)
     rig.regs.rsi = 0x8000_0000_1000
     rig.run()
-    first = rig.cpu.recent[0].event
+    first = rig.cpu.record.recent[0].event
     assert (first.vector, first.error_code) == (vector, 0)
 
 
@@ -366,7 +367,7 @@ def test_descriptor_read_at_cpl_3_is_a_supervisor_access(rig: Rig) -> None:
 def test_exception_and_return_address(rig: Rig, name: str, vector: int, rip: int) -> None:
     rig.protected(name)
     assert rig.run() is Exit.HALT
-    assert rig.cpu.recent[0].event.vector == vector
+    assert rig.cpu.record.recent[0].event.vector == vector
     pushed = rig.memory.read(rig.regs.rsp, 4)
     assert pushed == rip
 
@@ -379,8 +380,8 @@ def test_the_same_exception_twice_is_no_double_fault(rig: Rig) -> None:
 
 def test_single_step_traps_behind_each_instruction(rig: Rig) -> None:
     rig.protected("single step", handler="cf")
-    assert rig.run() is Exit.HALT
-    assert [rip for _, rip in rig.events] == [0x1007, 0x1008, 0x1009][: len(rig.events)]
+    assert rig.run() is Exit.BUDGET  # the last of them ends the HLT
+    assert [rip for _, rip in rig.events] == [0x1007, 0x1008, 0x1009]
     assert rig.regs.dr6 & 1 << 14
 
 
@@ -391,7 +392,7 @@ def test_int_n_faulting_leaves_rip_on_it(rig: Rig) -> None:
     rig.put(0x3000 + 8 * 0x40, gate.to_bytes(8, "little"))
     rig.run()
     assert rig.events[-1][0] == GP
-    assert rig.cpu.recent[-1].event.error_code == 0x202
+    assert rig.cpu.record.recent[-1].event.error_code == 0x202
     assert rig.memory.read(rig.regs.rsp + 4, 4) == 0x1004
 
 
@@ -399,7 +400,7 @@ def test_triple_fault_shuts_down(rig: Rig) -> None:
     rig.protected("ud2")
     rig.regs.idtr = rig.regs.idtr._replace(limit=0)
     assert rig.run() is Exit.SHUTDOWN
-    assert [past.event.vector for past in rig.cpu.recent] == [UD, GP, 8, GP]
+    assert [past.event.vector for past in rig.cpu.record.recent] == [UD, GP, 8, GP]
     assert rig.regs.rip == 0x1001
     assert rig.run() is Exit.SHUTDOWN
 
@@ -527,6 +528,43 @@ def test_cpuid_tells_the_truth(rig: Rig, leaf: int, register: str, bit: int, the
     assert bool(getattr(rig.regs, register) >> bit & 1) is there
 
 
+def leaf(rig: Rig, eax: int, ecx: int = 0) -> tuple[int, int, int, int]:
+    """Execute CPUID."""
+    rig.protected("cpuid")
+    rig.regs.rax, rig.regs.rcx = eax, ecx
+    assert rig.run() is Exit.HALT
+    regs = rig.regs
+    return regs.rax, regs.rbx, regs.rcx, regs.rdx
+
+
+@pytest.mark.parametrize(("index", "cpus"), [(0, 1), (1, 2), (2, 3), (3, 4), (15, 16)])
+def test_cpuid_leaves_agree_on_the_topology(index: int, cpus: int) -> None:
+    """SDM 3A 8.9.3: as APIC IDs are taken to pieces by leaves 1 and 4, and by leaf 0xB."""
+    rig = Rig(index=index, cpus=cpus)
+    _, ebx, _, edx = leaf(rig, 1)
+    caches = [leaf(rig, 4, n)[0] for n in range(3)]
+    thread, core, end = (leaf(rig, 0xB, n) for n in range(3))
+    rig.close()
+    # One package of `cpus` cores, a thread each, each with caches of its own.
+    assert bool(edx >> 28 & 1) is (cpus > 1)
+    assert {eax >> 26 for eax in caches} == {cpus - 1}
+    assert {eax >> 14 & 0xFFF for eax in caches} == {0}
+    assert (thread[0], thread[1], thread[2] >> 8) == (0, 1, 1)
+    assert (core[0], core[1], core[2] >> 8) == ((cpus - 1).bit_length(), cpus, 2)
+    assert (end[1], end[2] >> 8) == (0, 0)
+    assert thread[3] == core[3] == ebx >> 24 == index
+    if cpus > 1:
+        assert ebx >> 16 & 0xFF == cpus
+
+
+def test_cpuid_caches_end(rig: Rig) -> None:
+    assert [leaf(rig, 4, n)[0] & 0xFF for n in range(5)] == [0x21, 0x22, 0x43, 0, 0]
+
+
+def test_tsc_is_invariant(rig: Rig) -> None:
+    assert leaf(rig, 0x8000_0007) == (0, 0, 0, 1 << 8)
+
+
 def test_physical_address_width_is_what_the_mmu_has(rig: Rig) -> None:
     rig.protected("cpuid")
     rig.regs.rax = 0x8000_0008
@@ -560,6 +598,84 @@ def test_wrmsr_checks(rig: Rig, index: int, value: int, faults: bool) -> None:
     assert [vector for vector, _ in rig.events] == ([GP] if faults else [])
     if not faults:
         assert rig.cpu.msrs.read(index) == value
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "faults"),
+    [
+        pytest.param(0xFE, 0x508, True, id="MTRRCAP is read-only"),
+        pytest.param(0x2FF, 0xC06, False, id="DEF_TYPE: enabled, write-back"),
+        pytest.param(0x2FF, 0x802, True, id="DEF_TYPE: type 2"),
+        pytest.param(0x2FF, 0x1006, True, id="DEF_TYPE: bit 12"),
+        pytest.param(0x200, 0xFF_FFFF_F006, False, id="PHYSBASE0"),
+        pytest.param(0x200, 0x7, True, id="PHYSBASE0: UC- is no type here"),
+        pytest.param(0x20E, 0x100, True, id="PHYSBASE7: bit 8"),
+        pytest.param(0x200, 1 << 40, True, id="PHYSBASE0: above MAXPHYADDR"),
+        pytest.param(0x201, 0xFF_FFFF_F800, False, id="PHYSMASK0"),
+        pytest.param(0x201, 0x801, True, id="PHYSMASK0: bit 0"),
+        pytest.param(0x20F, 1 << 40, True, id="PHYSMASK7: above MAXPHYADDR"),
+        pytest.param(0x210, 0, True, id="PHYSBASE8"),
+        pytest.param(0x250, 0x0606_0606_0605_0401, False, id="FIX64K"),
+        pytest.param(0x26F, 0x0206_0606_0606_0606, True, id="FIX4K: type 2"),
+        pytest.param(0x3A, 5, True, id="FEATURE_CONTROL is locked"),
+    ],
+)
+def test_memory_types_are_checked(rig: Rig, index: int, value: int, faults: bool) -> None:
+    before = None if index == 0x210 else rig.cpu.msrs.read(index)
+    rig.protected("wrmsr")
+    rig.regs.rcx, rig.regs.rax, rig.regs.rdx = index, value & 0xFFFF_FFFF, value >> 32
+    rig.run()
+    assert [vector for vector, _ in rig.events] == ([GP] if faults else [])
+    if before is not None:
+        assert rig.cpu.msrs.read(index) == (before if faults else value)
+
+
+@pytest.mark.parametrize(
+    ("feature", "index"),
+    [
+        ("tsc_adjust", 0x3B),
+        ("apic", 0x1B),
+        ("tsc-deadline", 0x6E0),
+        ("mtrr", 0x2FF),
+        ("pat", 0x277),
+        ("sep", 0x175),
+        ("syscall", 0xC000_0081),
+        ("rdtscp", 0xC000_0103),
+    ],
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_an_msr_goes_with_its_feature(feature: str, index: int, there: bool) -> None:
+    rig = Rig(features={feature: there})
+    rig.cpu.msrs.add(0x1B, lambda: 0, lambda value: None)  # as a local APIC does
+    rig.cpu.msrs.add(0x6E0, lambda: 0, lambda value: None)
+    rig.protected("rdmsr")
+    rig.regs.rcx = index
+    rig.run()
+    assert [vector for vector, _ in rig.events] == ([] if there else [GP])
+    rig.close()
+
+
+@pytest.mark.parametrize("name", FEATURE_NAMES)
+def test_every_feature_is_there_or_not_to_be_had(rig: Rig, name: str) -> None:
+    assert rig.cpu.cpuid.has(name) is can_be_had(name)
+
+
+@pytest.mark.parametrize("register", ["fs", "gs"])
+@pytest.mark.parametrize("selector", [DATA0, 0], ids=["DPL 0", "null"])
+@pytest.mark.parametrize("swaps", [False, True], ids=["base", "kernel base"])
+def test_a_base_outlives_the_way_to_cpl_3(rig, register: str, selector: int, swaps: bool) -> None:
+    """SDM 2A, IRET: of a segment that CPL 3 may not use only the selector becomes null."""
+    rig.long("iretq to cpl 3")
+    rig.put(0x1100, "0f0b")
+    number = {"fs": 4, "gs": 5}[register]
+    flags = 0xCF9300 if selector else 0
+    rig.regs.set_segment(number, selector, 0x77 if swaps else 0, 0xFFFF_FFFF, flags)
+    rig.regs.rcx = 0xC000_0102 if swaps else 0xC000_00FC + number
+    rig.regs.rdx, rig.regs.rax = 0x1234, 0x5678_9ABC
+    assert rig.run() is Exit.HALT
+    assert rig.events == [(UD, 0x1100)]
+    base = getattr(rig.regs, register).base
+    assert base == (0x77 if swaps else 0x1234_5678_9ABC)
 
 
 def test_pushf_in_real_mode_has_no_rf(rig: Rig) -> None:
@@ -666,7 +782,7 @@ def test_init_waits_for_a_sipi() -> None:
     assert not rig.cpu.can_wake
     rig.put(0x7000, CODE["out bytes"])
     rig.cpu.set_intr(False)
-    rig.cpu.withdraw(0x200)
+    rig.cpu.pins.withdraw(0x200)
     rig.cpu.sipi(7)
     assert (rig.regs.cs.selector, rig.regs.cs.base, rig.regs.rip) == (0x700, 0x7000, 0)
     assert rig.run() is Exit.HALT
@@ -682,5 +798,47 @@ def test_init_by_its_own_hand_happens_behind_the_instruction() -> None:
     rig.port.on_write = lambda port, value: rig.cpu.init()
     assert rig.run() is Exit.KICKED
     assert rig.cpu.waits_for_sipi
+    assert rig.regs.cr0 == 0x10
+    rig.close()
+
+
+# fninit; push 0x27f; fldcw [esp]; fld1; fchs; push 0x1f00; ldmxcsr [esp]; movd xmm3, esp; hlt
+SETS_FPU = "dbe3 687f020000 d92c24 d9e8 d9e0 68001f0000 0fae1424 660f6edc f4"
+# sub esp,0x200; and esp,-16; fxsave [esp]; hlt
+SAVES_FPU = "81ec00020000 83e4f0 0fae0424 f4"
+
+
+def saved_fpu(rig: Rig) -> bytes:
+    """Execute FXSAVE, and no more: control and status words, MXCSR, ST0 and XMM3."""
+    rig.put(0x1000, SAVES_FPU)
+    regs = rig.regs
+    regs.cr0 |= 1
+    for number in range(6):
+        flags = 0xCF9B00 if number == 1 else 0xCF9300
+        regs.set_segment(number, CODE0 if number == 1 else DATA0, 0, 0xFFFF_FFFF, flags)
+    regs.cr4 = 0x200
+    regs.rip, regs.rsp = 0x1000, 0x8000
+    rig.cpu.halted = rig.cpu.waits_for_sipi = False
+    assert rig.run() is Exit.HALT
+    image = rig.memory.read_block(regs.rsp, 0x200)
+    return image[:4] + image[24:28] + image[32:42] + image[208:224]
+
+
+def test_init_keeps_the_fpu_and_the_cache_bits_of_cr0() -> None:
+    """SDM 3A table 9-1."""
+    rig = Rig(index=1, cpus=2)
+    rig.flat32(SETS_FPU)
+    rig.regs.cr4 = 0x200
+    assert rig.run() is Exit.HALT
+    before = saved_fpu(rig)
+    assert before[:2] == b"\x7f\x02"
+    assert before[4:8] == b"\x00\x1f\0\0"
+    for bits in (0, 1 << 30, 3 << 29):
+        rig.regs.cr0 = 0x33 | bits
+        rig.cpu.init()
+        assert rig.regs.cr0 == 0x10 | bits
+        assert saved_fpu(rig) == before
+    rig.cpu.reset()
     assert rig.regs.cr0 == 0x6000_0010
+    assert saved_fpu(rig)[:8] == b"\x40\0\0\0\x80\x1f\0\0"
     rig.close()

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emu.clock import Clock
 from emu.devices.bus import PortBus
-from emu.devices.fw_cfg import FwCfg, e820_item
+from emu.devices.fw_cfg import CHUNK, CHUNK_NS, FwCfg, e820_item
 from emu.errors import UsageError
 from mmu.memory import Memory
 
@@ -17,10 +18,10 @@ DESCRIPTOR = 0x1000
 
 
 class Board:
-    def __init__(self):
+    def __init__(self, clock):
         self.memory = Memory()
         self.memory.add_ram(0, 0x40000)
-        self.chip = FwCfg(self.memory, ram_size=128 << 20, cpus=2, max_cpus=4)
+        self.chip = FwCfg(clock, self.memory, ram_size=128 << 20, cpus=2, max_cpus=4)
         self.bus = PortBus()
         self.bus.add(0x510, 0x51B, self.chip, width=4)
 
@@ -49,8 +50,8 @@ class Board:
 
 
 @pytest.fixture
-def board():
-    return Board()
+def board(clock):
+    return Board(clock)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,26 @@ class TestDma:
         assert board.dma(SELECT | READ, 0xFFFFFFFF, 0x2000) == 0
         assert board.memory.read_block(0x3F000, 0x1000) == bytes(0x1000)
 
+    def test_many_zeros_come_bit_by_bit(self, board, clock):
+        board.memory.add_ram(0x100000, 3 * CHUNK)
+        board.memory.write_block(0x100000, b"\xee" * 3 * CHUNK, "loader")
+        assert board.dma(SELECT | READ, 0xFFFFFFFF, 0x100000) == SELECT | READ  # not done yet
+        assert board.memory.read_block(0x100000, 5) == b"QEMU\0"
+        assert board.memory.read(0x100000 + CHUNK + 4, 1) == 0xEE
+        assert board.dma(SELECT | READ, 4, 0x8000, 0x9000) == ERROR  # one at a time
+        clock.run_for(2 * CHUNK_NS)
+        assert board.memory.read_block(0x100004, 3 * CHUNK - 4) == bytes(3 * CHUNK - 4)
+        assert board.memory.read(DESCRIPTOR, 4) == 0
+        assert board.dma(SELECT | READ, 4, 0x8000, 0x9000) == 0
+
+    def test_devices_are_passed_over(self, board):
+        class Device:
+            def write(self, offset, size, value):
+                raise AssertionError("a device is written")
+
+        board.memory.add_mmio(0x80000, 0x1000, Device())
+        assert board.dma(SELECT | READ, 0x100000, 0x7F000) == 0
+
     @pytest.mark.parametrize("descriptor", [(1 << 64) - 16, 1 << 40, (1 << 39) - 8])
     def test_a_descriptor_in_nowhere_harms_nobody(self, board, descriptor):
         raw = descriptor.to_bytes(8, "big")
@@ -154,7 +175,7 @@ class TestDma:
     )
 )
 def test_random_accesses_do_no_harm(steps):
-    board = Board()
+    board = Board(Clock())
     for port, size, value in steps:
         board.bus.write(port, size, value)
         assert 0 <= board.bus.read(port, size) < 1 << 8 * size

@@ -57,7 +57,7 @@ class Board:
         bus.add(0xCF8, 0xCFF, PciHost(i440fx_functions(ide=True), nothing), width=4)
         memory = Memory()
         memory.add_ram(0, 0x10000)
-        firmware = FwCfg(memory, ram_size=0x10000, cpus=1, max_cpus=1)
+        firmware = FwCfg(self.clock, memory, ram_size=0x10000, cpus=1, max_cpus=1)
         bus.add(0x510, 0x51B, firmware, width=4)
         ide = IdeChannel(self.clock, pic.line(14), None)
         for first, last, width in ide.ports:

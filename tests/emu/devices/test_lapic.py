@@ -323,6 +323,19 @@ class TestIpis:
         board.w(ESR, 0)
         assert board.r(ESR) == 0x60
 
+    def test_an_illegal_vector_of_the_local_table_is_noted_when_it_is_generated(self, board, clock):
+        board.w(LVT_TIMER, 0x0F)
+        board.w(LVT_LINT1, 0x00)
+        board.w(ESR, 0)
+        assert board.r(ESR) == 0  # 10.5.1 would allow an error already
+        board.w(INITIAL, 10)
+        clock.run_for(100)
+        board.w(ESR, 0)
+        assert board.r(ESR) == 0x40
+        board.apics[0].lint(1)(True)
+        board.w(ESR, 0)
+        assert (board.r(ESR), board.take()) == (0x40, None)
+
     def test_an_illegal_vector_received_is_noted(self, board):
         board.fixed(0x0F)
         board.w(ESR, 0)
@@ -333,6 +346,14 @@ class TestIpis:
             four.w(ID, 7 << 24, n)
         four.ipi(0x4050, 7)
         assert self.received(four) == [1, 2]
+
+    def test_init_keeps_an_id_that_was_written_and_reset_does_not(self, four):
+        four.w(ID, 7 << 24, 1)
+        four.ipi(0x4500, 7)
+        assert four.cpus[1].log == ["init"]
+        assert four.r(ID, 1) == 7 << 24
+        four.apics[1].reset()
+        assert four.r(ID, 1) == 1 << 24
 
     def test_an_apic_that_is_off_hears_nothing(self, four):
         four.wrmsr(APIC_BASE, BASE, 1)
@@ -360,6 +381,15 @@ class TestLint:
         board.fixed(0xF5)
         board.apics[0].lint(0)(True)
         assert board.take() == 0x20
+
+    def test_an_extint_message_has_the_8259s_asked_once(self, four):
+        four.bus.send(Message(DeliveryMode.EXTINT, 0, 2))
+        assert [cpu.intr for cpu in four.cpus] == [False, False, True, False]
+        assert four.take(2) == 0x20
+        assert four.take(2) is None
+        four.bus.send(Message(DeliveryMode.EXTINT, 0, 2))
+        four.ipi(0x4500, 2)
+        assert four.take(2) is None
 
     def test_a_masked_lint0_keeps_the_8259s_out(self, board):
         board.apics[0].lint(0)(True)
@@ -522,6 +552,40 @@ class TestTimer:
         board.wrmsr(DEADLINE, 100)
         clock.run_for(100)
         assert board.rdmsr(DEADLINE) == 0
+
+    @pytest.mark.parametrize(
+        ("entry", "later"),
+        [(0x40, 0), (0x20040, 1), (0x40040, 0)],
+        ids=["one-shot", "periodic", "deadline"],
+    )
+    def test_what_expired_masked_is_lost_at_the_unmasking(self, board, clock, entry, later):
+        board.w(DIVIDE, 0xB)
+        board.w(LVT_TIMER, MASKED | entry)
+        if entry == 0x40040:
+            board.wrmsr(DEADLINE, 1000)
+        else:
+            board.w(INITIAL, 1000)
+        clock.run_for(1500)
+        board.w(LVT_TIMER, entry)
+        assert self.count_interrupts(board, 499) == 0
+        assert self.count_interrupts(board, 1) == later
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda board: board.w(LVT_TIMER, MASKED | 0x41),
+            lambda board: board.w(INITIAL, 0),
+            lambda board: board.w(DIVIDE, 0x3),
+        ],
+        ids=["mask", "stop", "divide"],
+    )
+    def test_a_write_at_the_moment_of_expiry_loses_nothing(self, board, clock, write):
+        board.w(DIVIDE, 0xB)
+        board.w(LVT_TIMER, 0x40)
+        board.w(INITIAL, 1000)
+        clock.progress = lambda: 1000  # the slice has got there, the event has yet to be called
+        write(board)
+        assert board.take() == 0x40
 
     @pytest.mark.parametrize("mode", [0, 0x20000])
     def test_leaving_deadline_mode_disarms(self, board, mode):

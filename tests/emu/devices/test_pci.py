@@ -14,7 +14,7 @@ from emu.devices.pci import PciHost, i440fx_functions
 class Board:
     def __init__(self, ide=True):
         self.resets = []
-        self.host = PciHost(i440fx_functions(ide=ide), lambda: self.resets.append(1))
+        self.host = PciHost(i440fx_functions(ide=ide), self.resets.append)
         self.bus = PortBus()
         self.bus.add(0xCF8, 0xCFF, self.host, width=4)
 
@@ -111,9 +111,12 @@ def test_the_reset_register_is_a_byte_in_the_address_register(board):
     assert board.bus.read(0xCF9, 1) == 0x02
     assert board.resets == []
     board.bus.write(0xCF9, 1, 0x06)
-    assert board.resets == [1]
+    assert board.resets == [True]
     board.bus.write(0xCF8, 4, 0x0600)
-    assert board.resets == [1]
+    assert board.resets == [True]
+    board.bus.write(0xCF9, 1, 0x00)
+    board.bus.write(0xCF9, 1, 0x04)
+    assert board.resets == [True, False]
 
 
 @given(

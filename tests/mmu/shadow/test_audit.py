@@ -101,7 +101,7 @@ def a_checked_entry_may_too(rig):
 
 def an_upper_table_is_out_of_sync(rig):
     gfn = rig.spaces["4-level"].cr3 >> 12
-    rig.mmu.cache.unsync[gfn] = rig.memory.table64(gfn)
+    rig.mmu.cache.unsync.came_from[gfn] = rig.memory.table64(gfn)
 
 
 def a_table_lies_in_a_large_page(rig):
@@ -277,6 +277,16 @@ def a_vcpu_starts_elsewhere(rig):
     rig.mmu.contexts[0].root += 512
 
 
+def a_path_remembered_leads_elsewhere(rig):
+    paths = rig.mmu.contexts[0].paths
+    paths[GVA >> 21] = rig.mmu.pool.page_at(place_of(rig, cpu=1))
+
+
+def a_path_remembered_is_gone(rig):
+    rig.may(GVA)
+    rig.mmu.contexts[0].paths[GVA + 0x200000 >> 21] = rig.mmu.pool.page_at(place_of(rig))
+
+
 def a_page_is_not_found_by_its_key(rig):
     page = rig.mmu.pool.page_at(place_of(rig))
     for key, value in list(rig.mmu.cache.pages.items()):
@@ -300,7 +310,7 @@ def a_recycled_page_still_stands_for_a_table(rig):
 
 def an_obsolete_page_is_led_to(rig):
     page = rig.mmu.pool.page_at(place_of(rig))
-    page.obsolete = True
+    page.generation -= 1
     rig.mmu.cache.obsolete.append(page)
     for key, value in list(rig.mmu.cache.pages.items()):
         if value is page:
@@ -369,6 +379,8 @@ INVARIANTS = {
         a_page_is_pinned_by_nobody,
         a_vcpu_runs_on_a_page_that_is_gone,
         a_vcpu_starts_elsewhere,
+        a_path_remembered_leads_elsewhere,
+        a_path_remembered_is_gone,
         a_page_is_not_found_by_its_key,
         a_key_finds_a_page_that_is_gone,
         a_page_is_not_among_the_tables_of_its_frame,

@@ -274,12 +274,12 @@ def test_a_leaf_table_may_go_out_of_sync_and_come_back(bench, cache):
     page = cache.get_page(5, LEAF)
     for index in range(4):
         bench.leaf(page, index, 0x200 + index)
-    assert cache.try_unsync(5)
+    assert cache.unsync.try_unsync(5)
     assert not cache.is_protected(5)
-    assert cache.unsync[5] == array("Q", bench.memory.table64(5))
+    assert cache.unsync.came_from[5] == array("Q", bench.memory.table64(5))
     bench.memory.table64(5)[2] = 0x7777
-    assert [cache.is_stale(page.base + index) for index in range(4)] == [0, 0, 1, 0]
-    cache.sync(5)
+    assert [cache.unsync.is_stale(page.base + index) for index in range(4)] == [0, 0, 1, 0]
+    cache.unsync.sync(5)
     assert cache.is_protected(5)
     assert [bool(bench.words[page.base + index]) for index in range(4)] == [1, 1, 0, 1]
 
@@ -287,41 +287,40 @@ def test_a_leaf_table_may_go_out_of_sync_and_come_back(bench, cache):
 def test_an_upper_table_may_not_and_brings_the_frame_back(bench, cache):
     leaf = cache.get_page(5, LEAF)
     bench.leaf(leaf, 3, 0x200)
-    assert cache.try_unsync(5)
+    assert cache.unsync.try_unsync(5)
     bench.memory.table64(5)[3] = 1
     cache.get_page(5, UPPER)
     assert cache.is_protected(5)
     assert not bench.words[leaf.base + 3]
-    assert not cache.try_unsync(5)
-    assert not Bench(policy=Policy(unsync=False)).cache.try_unsync(5)
+    assert not cache.unsync.try_unsync(5)
+    assert not Bench(policy=Policy(unsync=False)).cache.unsync.try_unsync(5)
 
 
 def test_an_entry_filled_while_out_of_sync_is_stale_when_its_word_is_what_it_was(bench, cache):
     table = bench.memory.table64(5)
     page, other = cache.get_page(5, LEAF), cache.get_page(5, make_role(LONG, 1, access=1))
     table[0], table[1] = 10, 11
-    cache.try_unsync(5)
+    cache.unsync.try_unsync(5)
     bench.leaf(other, 0, 0x300)
     table[0] = 20
     bench.leaf(page, 0, 0x200)  # from 20: what came from 10 goes
     assert not bench.words[other.base]
     table[0] = 10
-    assert cache.is_stale(page.base)
-    assert not cache.is_stale(page.base + 1)
-    cache.forget_stale(page.base)
-    assert not bench.words[page.base]
-    assert not cache.is_stale(page.base)
+    assert cache.unsync.is_stale(page.base)
+    assert not cache.unsync.is_stale(page.base + 1)
+    bench.leaf(page, 0, 0x100)
+    assert not cache.unsync.is_stale(page.base)
 
 
 def test_the_halves_of_a_word_in_a_table_of_4_byte_entries(bench, cache):
     table = bench.memory.table32(5)
     page = cache.get_page(5, make_role(NARROW, 1))
-    cache.try_unsync(5)
+    cache.unsync.try_unsync(5)
     bench.leaf(page, 0, 0x200)
     bench.leaf(page, 1, 0x201)
     table[0] = 7
-    assert cache.is_stale(page.base)
-    assert cache.is_stale(page.base + 1), "the word is compared as a whole"
+    assert cache.unsync.is_stale(page.base)
+    assert cache.unsync.is_stale(page.base + 1), "the word is compared as a whole"
     bench.leaf(page, 0, 0x300)
     assert not bench.words[page.base + 1]
     assert bench.words[page.base]

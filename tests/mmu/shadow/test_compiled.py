@@ -84,8 +84,8 @@ def test_faults_are_pythons():
 
 @pytest.mark.parametrize(
     ("changes", "flags"),
-    [({"pke": True}, HOT), ({"smap": True}, HOT & ~US)],
-    ids=["protection keys", "fetches under SMAP"],
+    [({"pke": True, "pkru": 1}, HOT), ({"smap": True}, HOT & ~US)],
+    ids=["fetches of what may not be read", "fetches under SMAP"],
 )
 def test_what_needs_a_second_look_is_pythons(changes, flags):
     rig, _ = started(flags=flags, **changes)

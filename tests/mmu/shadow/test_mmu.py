@@ -173,6 +173,50 @@ def test_a_large_page_is_made_small_where_policy_or_memory_says():
         assert taken() == (8,)
 
 
+@pytest.mark.parametrize("access", [READ, WRITE, FETCH, USER_READ, USER_WRITE], ids=str)
+@pytest.mark.parametrize("state", ["fresh", "written", "fetched", "logged"])
+@pytest.mark.parametrize("mode", PAGED)
+def test_an_answer_on_a_known_path_is_the_long_ones(mode, state, access):
+    """`translate` says to plain cases what `Faults.answer` says to all, and leaves the same."""
+    seen = []
+    for long_way in (False, True):
+        rig, _ = started(mode)
+        rig.may(GVA, WRITE)
+        rig.may(GVA, READ)
+        if state == "logged":
+            rig.mmu.start_dirty_log()
+        elif state != "fresh":
+            rig.may(GVA, WRITE if state == "written" else FETCH)
+            rig.mmu.flushed(0)
+        context = rig.mmu.contexts[0]
+        assert context.paths
+        if long_way:
+            context.plain = [(0, 1)] * 1024
+        tlb, answers = rig.mmu.tlb, []
+        for _ in range(2):
+            answers.append(rig.mmu.translate(0, GVA, access_bits(access)))
+        epochs = tlb.written_epoch[5], tlb.checked_epoch[5], tlb.fetched_epoch[5]
+        seen.append((answers, tlb.epoch, epochs, bytes(rig.mmu.epochs), bytes(rig.mmu.words)))
+        rig.mmu.check()
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("mode", PAGED)
+def test_a_path_is_walked_once_and_again_when_an_upper_entry_changes(mode):
+    rig, tables = started(mode)
+    paths = rig.mmu.contexts[0].paths
+    rig.may(GVA)
+    rig.may(GVA)
+    assert list(paths) == [GVA >> 21]
+    tables.map(GVA, 0x6000, level=1)
+    assert list(paths) == [GVA >> 21], "a leaf is no path"
+    rig.edit(tables.gpa_of_entry(GVA, 2), tables.entry_bytes, tables.entry(GVA, 2))
+    assert not paths
+    assert rig.may(GVA) == 0x6000
+    rig.enter(tables)
+    assert not paths
+
+
 def test_prefetch_fills_what_follows_a_neighbour():
     for policy, faults in (("", 3), ("prefetch=off", 10)):
         rig, tables = started(policy=policy)
@@ -182,6 +226,17 @@ def test_prefetch_fills_what_follows_a_neighbour():
         for number in range(10):
             assert rig.may(0x40010000 + (number << 12), USER_READ) == 0x6000 + (number << 12)
         assert taken() == (faults,)
+
+
+def test_prefetch_ends_with_the_last_table_of_the_pool():
+    rig, tables = started(pool=5)
+    tables.map(0x40200000, 0x5000, USER_RW)
+    rig.may(0x40200000)
+    for number in (509, 510, 511):
+        tables.map(0x40000000 + (number << 12), 0x6000, USER_RW)
+    for number in (509, 510, 511):
+        assert rig.may(0x40000000 + (number << 12)) == 0x6000
+    assert not rig.mmu.pool.room
 
 
 def test_prefetch_takes_no_entry_that_was_not_accessed():
