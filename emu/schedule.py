@@ -54,10 +54,10 @@ class Scheduler:
         self._credit = 0  # executed, but not yet a whole ns for every vCPU awake
         self._deadline: float | None = None
         self._ending: tuple[Kind, int | None] | None = None
-        self.inbox: Inbox | None = None
-        """Looked into between slices: no event of the clock, which would cut them."""
         self.after_slice: Callable[[], None] | None = None
         """Called when a vCPU has had its turn."""
+        self.inbox: Inbox | None = None
+        """Looked into between slices: no event of the clock, which would cut them."""
         self.current: Vcpu = cpus[0]
         """The vCPU that runs now, or ran last."""
         self.is_unmaskable: Callable[[], bool] = lambda: False

@@ -174,6 +174,20 @@ class LockstepMmu:
                 lines.append(f"{name}: {describe_path(cpu, gva)}")
         return "\n".join(lines)
 
+    def set_policy(self, text: str) -> None:
+        """Change the policy of those of the two that have any.
+
+        Raises:
+            ValueError: neither has, or an unknown policy.
+        """
+        setters = [m.set_policy for m in (self.first, self.second) if hasattr(m, "set_policy")]
+        if not setters:
+            raise ValueError(
+                f"MMU plug-ins {self.names[0]!r} and {self.names[1]!r} have no policies"
+            )
+        for set_policy in setters:
+            set_policy(text)
+
     def pdptes(self, cpu: int) -> list[int]:
         """Return a vCPU's PDPTE registers, which mean something under PAE paging only."""
         return list(self._contexts[cpu].pdptes)
@@ -206,20 +220,6 @@ class LockstepMmu:
         """See :meth:`mmu.api.DirtyLog.stop_dirty_log`."""
         for log in self._logs():
             log.stop_dirty_log()
-
-    def set_policy(self, text: str) -> None:
-        """Change the policy of those of the two that have any.
-
-        Raises:
-            ValueError: neither has, or an unknown policy.
-        """
-        setters = [m.set_policy for m in (self.first, self.second) if hasattr(m, "set_policy")]
-        if not setters:
-            raise ValueError(
-                f"MMU plug-ins {self.names[0]!r} and {self.names[1]!r} have no policies"
-            )
-        for set_policy in setters:
-            set_policy(text)
 
     def invlpg(self, cpu: int, gva: int) -> None:
         """See :meth:`mmu.api.Mmu.invlpg`."""

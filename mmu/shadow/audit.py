@@ -365,9 +365,8 @@ def _check_roots(mmu: ShadowMmu) -> None:
             pins[root] += 1
             if context.root != root.base:
                 fail(4, mmu, f"vCPU {cpu} starts at {context.root}, not at {root!r}")
-        for part, leaf in context.paths.items():
-            if _leaf_page(mmu, context, part << 21) is not leaf:
-                fail(4, mmu, f"vCPU {cpu} takes {leaf!r} for the way to {part << 21:#x}")
+        for part in context.paths:
+            check_known_path(mmu, cpu, part << 21)
     for page, wanted in pins.items():
         if page.pins != wanted:
             fail(4, mmu, f"{page!r} is pinned {page.pins} times, run on by {wanted}")
@@ -383,6 +382,14 @@ def _check_roots(mmu: ShadowMmu) -> None:
     tables = sum(len(pages) for pages in mmu.cache.tables.values())
     if tables != sum(not page.direct for page in pins):
         fail(4, mmu, "a recycled page still stands for a table")
+
+
+def check_known_path(mmu: ShadowMmu, cpu: int, gva: int) -> None:
+    """Check that a vCPU takes no other page for the leaf page of an address than a walk finds."""
+    context = mmu.contexts[cpu]
+    leaf = context.paths.get(gva >> 21)
+    if leaf is not None and _leaf_page(mmu, context, gva) is not leaf:
+        fail(4, mmu, f"vCPU {cpu} takes {leaf!r} for the way to {gva:#x}")
 
 
 def _leaf_page(mmu: ShadowMmu, context: ShadowContext, gva: int) -> ShadowPage | None:

@@ -13,8 +13,8 @@ After an event these are checked:
 * every entry written, against the guest's entry, the table that it may map, the reverse map, and
   its child's parents; what it said before is nowhere noted any more (invariants 1, 2, 3);
 * every entry that follows from guest bytes written, whether it was touched or not (2);
-* if a fill built anything, every entry on the path of its address, and what stands for the same
-  guest entries in other modes (2);
+* for a fill, the leaf that answered it and the way that is remembered to it (2, 4); if it built
+  anything, every entry on the path, and what stands for the same guest entries in other modes (2);
 * for a page made: its key, and that its table is writable nowhere; for one taken out: that nobody
   leads to it, and no vCPU runs on it; after a CR3 load the root and all pins (1, 4);
 * for a table that went out of sync or came back: the same again, and all its entries (1, 2);
@@ -36,6 +36,7 @@ from .audit import (
     check_bound,
     check_entry,
     check_key,
+    check_known_path,
     check_root_table,
     check_table_protection,
     check_upper,
@@ -62,9 +63,9 @@ if TYPE_CHECKING:
 _Entries: TypeAlias = "dict[int, tuple[int, ShadowPage | None]]"
 _NOTHING: tuple[int, ShadowPage | None] = (0, None)
 
-_LEAST_EVENTS = 64
-_EVENTS_A_PAGE = 2
-"""Everything is checked after 64 events, and 2 more for every shadow page: what it costs grows
+_LEAST_EVENTS = 128
+_EVENTS_A_PAGE = 4
+"""Everything is checked after 128 events, and 4 more for every shadow page: what it costs grows
 with the pages, and so its share of an event stays the same."""
 
 
@@ -173,13 +174,13 @@ class Watch:
 
     def translated(self, cpu: int, gva: int, answer: Answer) -> None:
         """Check what a fill has touched, the path that it built, and the frame that it granted."""
-        if self._noted or self._made:
-            built = self._has_built()
-            self.event()
-            if built:
-                self._check_path(cpu, gva)
+        built = self._has_built()
+        self.event()
+        check_known_path(self.mmu, cpu, gva)
+        if built:
+            self._check_path(cpu, gva)
         else:
-            self.event()
+            self._check_known_leaf(cpu, gva)
         if isinstance(answer, int) and not answer & MAP_TRAP:
             self._check_grant((answer & FRAME_MASK) >> PAGE_SHIFT)
 
@@ -195,7 +196,7 @@ class Watch:
     # --- Checks -------------------------------------------------------------------------------
 
     def _has_built(self) -> bool:
-        """Return whether an entry has become another."""
+        """Return whether an entry was changed, or a page made."""
         words = self.mmu.pool.words
         return bool(self._made) or any(
             words[place] != self._before(place)[0] for place in self._noted
@@ -358,6 +359,12 @@ class Watch:
             if shift == PAGE_SHIFT or spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
                 return
             place = (spte & SPTE_FRAME) >> 3
+
+    def _check_known_leaf(self, cpu: int, gva: int) -> None:
+        """Check the leaf for an address if its page is remembered, as it then has answered."""
+        page = self.mmu.contexts[cpu].paths.get(gva >> 21)
+        if page is not None:
+            self._check_entry(page, page.base + (gva >> PAGE_SHIFT & TABLE_ENTRIES - 1))
 
     def _check_grant(self, gfn: int) -> None:
         """Check that the frame just granted is no table that a TLB may write, nor both writable

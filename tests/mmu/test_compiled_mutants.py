@@ -36,7 +36,7 @@ MUTANTS = {
     ),
     "a grant of W is not noted": ("store8(load64(tracker + 8) + gfn, epoch)", "pass", (34,)),
     "the epoch is not noted": (
-        "store64(words + (place << 3), (spte & ~_EPOCH) | (epoch << 52))",
+        "store8(load64(block + EPOCHS) + place, epoch)",
         "pass",
         (27,),
     ),
