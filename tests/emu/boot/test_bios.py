@@ -292,7 +292,6 @@ def test_e820_walks_the_map():
         (0xF0000, 0x10000, 2),
         (MIB, 30 * MIB, 1),
         (31 * MIB, MIB, 3),
-        (0xFFFF0000, 0x10000, 2),
     ]
     assert rig.call(0x15, eax=0xE820, ebx=9, ecx=24, edx=0x534D4150).rflags & CF
 
