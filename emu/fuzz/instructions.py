@@ -108,7 +108,6 @@ movd        66 0f6e   2    4       0    rf
 movd        66 0f7e   0    4       0    wf
 fld         d9        0    4       0    rf
 fld         dd        0    8       0    rf
-fld         db        5    t       0    rf
 fstp        d9        3    4       0    wf
 fstp        dd        3    8       0    wf
 fstp        db        7    t       0    wf
