@@ -315,7 +315,7 @@ class Fills:
         if self._smap:
             if not access & ACCESS_USER:
                 return access | (ACCESS_AC if d[H.EFLAGS_D] & EFLAGS_AC else 0)
-            if self._is_implicit_under_smap(gva):
+            if self._is_implicit_under_smap(gva, access):
                 return access & ~ACCESS_USER | ACCESS_IMPLICIT
         return access
 
@@ -388,13 +388,13 @@ class Fills:
 
     def _implicit_answer(self, gva: int, access: int, refusal: Answer) -> Answer:
         """Reconsider a user access that may be the processor's own: see `_is_implicit`."""
-        if not self._is_implicit(gva):
+        if not self._is_implicit(gva, access):
             return refusal
         access = access & ~ACCESS_USER | ACCESS_IMPLICIT
         answer: Answer = self._mmu.translate(self._index, gva, access)
         return answer
 
-    def _is_implicit(self, gva: int) -> bool:
+    def _is_implicit(self, gva: int, access: int) -> bool:
         """Return whether an access at CPL 3 is the processor's own, to a descriptor table, a TSS
         or the stack behind a call gate.
 
@@ -413,14 +413,16 @@ class Fills:
             if operand >> 12 <= page <= end - 1 >> 12:
                 return False
         below, above = stack_bytes(code, cpu.bits)
-        pointer = self._regs.linear_rsp if below != above else 0
-        return below == above or not pointer + below >> 12 <= page <= pointer + above - 1 >> 12
+        if not (below if access & ACCESS_WRITE else above):
+            return True  # what is pushed is not read, and what is popped not written
+        pointer = self._regs.linear_rsp
+        return not pointer + below >> 12 <= page <= pointer + above - 1 >> 12
 
-    def _is_implicit_under_smap(self, gva: int) -> bool:
+    def _is_implicit_under_smap(self, gva: int, access: int) -> bool:
         """Return the same where only pages with a table are worth the question."""
         regs = self._regs
         page = gva >> 12
         ldtr, tr = regs.ldtr, regs.tr
         tables = regs.gdtr, (ldtr.base, ldtr.limit), (tr.base, tr.limit)
         near = any(base >> 12 <= page <= base + limit >> 12 for base, limit in tables)
-        return near and self._is_implicit(gva)
+        return near and self._is_implicit(gva, access)

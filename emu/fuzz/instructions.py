@@ -106,8 +106,6 @@ movq        f3 0f7e   0    8       0    rf
 movq        66 0fd6   1    8       0    wf
 movd        66 0f6e   2    4       0    rf
 movd        66 0f7e   0    4       0    wf
-fld         d9        0    4       0    rf
-fld         dd        0    8       0    rf
 fstp        d9        3    4       0    wf
 fstp        dd        3    8       0    wf
 fstp        db        7    t       0    wf

@@ -7,8 +7,8 @@ instead; the places that do so say why:
 
 * A in the upper entries of a walk that ends in a fault (`emu.fuzz.entries`);
 * 64-bit call gates (`emu.fuzz.slots`);
-* FLD of 80 bits (`emu.fuzz.instructions`): Unicorn takes an unnormal (SDM 1 8.2.2, invalid since
-  the 387) for a number and leaves IE clear, as QEMU did up to 5; FNSTSW shows it.
+* FLD (`emu.fuzz.instructions`): Unicorn's x87 is QEMU 5's, which does not raise DE for denormals,
+  takes unnormals for numbers (SDM 1 8.2.2) and lets signalling NaNs through as they are.
 """
 
 from __future__ import annotations
