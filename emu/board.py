@@ -33,7 +33,6 @@ from emu.cpu.vcpu import Vcpu
 from emu.devices import hpet
 from emu.devices.acpi_pm import PM_BASE, PM_SIZE, AcpiPm, ApmPort
 from emu.devices.apic_bus import ApicBus
-from emu.devices.bus import IrqLine, PortBus, Stop, TextSink
 from emu.devices.cmos import Cmos
 from emu.devices.debug_exit import DebugExit
 from emu.devices.debugcon import DebugConsole
@@ -56,6 +55,7 @@ from emu.devices.serial import Serial
 from emu.devices.testdev import TestDevice
 from emu.devices.vga import Vga
 from emu.errors import UsageError
+from emu.ports import IrqLine, PortBus, Stop, TextSink
 from emu.state import CpuState
 from mmu.memory import Memory
 

@@ -28,18 +28,10 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-_ENTRY_POINTS = ("fill", "count_block", "interrupt", "syscall")
+from emu.cpu.compiled import CompiledCode
 
-
-class CompiledCode:
-    """The entry points as C function pointers, by name."""
-
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine  # owns the code
-        self.fill: int = engine.get_function_address("fill")
-        self.count_block: int = engine.get_function_address("count_block")
-        self.interrupt: int = engine.get_function_address("interrupt")
-        self.syscall: int = engine.get_function_address("syscall")
+_owners: list[Any] = []
+"""The execution engines that own the machine code: they live as long as the process."""
 
 
 def is_available() -> bool:
@@ -70,7 +62,8 @@ def compiled_code() -> CompiledCode | None:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine(llvm))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    return CompiledCode(engine)
+    _owners.append(engine)
+    return CompiledCode(*map(engine.get_function_address, CompiledCode._fields))
 
 
 def _target_machine(llvm: Any) -> Any:
@@ -153,7 +146,7 @@ def _compile(llvm: Any) -> bytes:
             signature = word(*[word] * bound.__code__.co_argcount)
             names[name] = njit(signature, **bare)(bound)
     linked = llvm.parse_assembly("")
-    for name in _ENTRY_POINTS:
+    for name in CompiledCode._fields:
         module = vcpu if hasattr(vcpu, name) else events
         function = cfunc(signatures[name])(_bound(getattr(module, name), names))
         text = function.inspect_llvm().replace(f'"{function.native_name}"', f'"{name}"')

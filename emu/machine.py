@@ -30,14 +30,15 @@ from typing import TYPE_CHECKING
 from emu.board import Board, BoardOptions, add_memory
 from emu.boot import RESUME_CODES, Bios, Boot, BootRequest, MemoryDisk, Module, load
 from emu.clock import Clock
+from emu.cpu.compiled import CompiledCode
 from emu.cpu.cpuid import FEATURE_NAMES, can_be_had
 from emu.cpu.msr import PAT
 from emu.cpu.registers import Registers
 from emu.cpu.vcpu import Vcpu
 from emu.devices.apic_bus import DeliveryMode
-from emu.devices.bus import PortBus
 from emu.errors import KernelError, ShadowcornError, UsageError
 from emu.outcome import Kind, Outcome, exit_code
+from emu.ports import PortBus
 from emu.report import triple_fault_report
 from emu.reset import PowerUpState
 from emu.schedule import DEFAULT_QUANTUM, Scheduler
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from emu.devices.keyboard import Keyboard
     from emu.devices.serial import Serial
     from emu.devices.vga import Vga
-    from emu.jit import CompiledCode
 
 __all__ = ["Machine"]
 

@@ -14,6 +14,7 @@ The *state block* is what a vCPU's hooks share with Python, 64-bit words at the 
 from __future__ import annotations
 
 import ctypes
+from typing import NamedTuple
 
 from emu.cpu import hidden as H
 from emu.cpu import raw
@@ -67,6 +68,15 @@ _TR = H.TR_D * 4
 _PKRU = H.PKRU_D * 4
 _CS64 = H.HF_CS64
 _WINDOW = 1 << 40
+
+
+class CompiledCode(NamedTuple):
+    """The entry points of the compiled text, as addresses of C functions in this process."""
+
+    fill: int
+    count_block: int
+    interrupt: int
+    syscall: int
 
 
 def call_fill(function: int, uc: int, gva: int, kind: int, entry: int, state: int) -> int:

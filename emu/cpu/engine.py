@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
 from emu.cpu.calibration import layout
-from emu.cpu.compiled import StateBlock
+from emu.cpu.compiled import CompiledCode, StateBlock
 from emu.cpu.fill import SPECIAL_PAGES, TRAP_WINDOW
 from mmu.api import Mmu
 from mmu.memory import Memory, Slot
 
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
-    from emu.jit import CompiledCode
 
 __all__ = ["VMCB", "Engine"]
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
+from emu.cpu.compiled import CompiledCode
 from emu.cpu.decode import length_of_prefixes, operand_bytes, stack_bytes, touches_descriptors
 from emu.cpu.decode import memory_operand_address as operand_address
 from emu.cpu.registers import EFLAGS_AC, TR
@@ -39,7 +40,6 @@ from mmu.arch import (
 
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
-    from emu.jit import CompiledCode
 
 __all__ = ["NOT_CANONICAL", "PAGE_FAULT", "SPECIAL_PAGES", "TRAP_WINDOW", "Fills"]
 

@@ -19,7 +19,7 @@ from emu.cpu.syscall import syscall, sysenter
 
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
-    from emu.devices.bus import PortBus
+    from emu.ports import PortBus
 
 __all__ = ["Hooks"]
 

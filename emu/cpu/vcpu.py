@@ -27,10 +27,10 @@ checks (#AC), VME, PCID, AVX, MONITOR/MWAIT, performance counters, machine check
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
+from emu.cpu.compiled import CompiledCode
 from emu.cpu.cpuid import Cpuid
 from emu.cpu.debug import DebugRegisters
 from emu.cpu.delivery import Delivery
@@ -49,15 +49,12 @@ from emu.cpu.reset import KEPT_BY_INIT, reset_fpu, set_registers, state_after_in
 from emu.cpu.slice import Exit, Slice
 from emu.cpu.step import Step
 from emu.cpu.undefined import Undefined
-from emu.devices.bus import PortBus
 from emu.errors import EngineError
+from emu.ports import PortBus
 from emu.state import CpuState
 from mmu.api import Mmu
 from mmu.arch import EFER_LMA, Features
 from mmu.memory import Memory
-
-if TYPE_CHECKING:
-    from emu.jit import CompiledCode
 
 __all__ = ["Vcpu"]
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from emu.clock import PM_TIMER_RATE, Clock, Event
-from emu.devices.bus import IrqLine, LogOnce, Stop
 from emu.devices.power import (
     SCI_ENABLE,
     SLEEP_ENABLE,
@@ -23,6 +22,7 @@ from emu.devices.power import (
     SLEEP_TYPE_SHIFT,
 )
 from emu.outcome import Kind
+from emu.ports import IrqLine, LogOnce, Stop
 
 __all__ = ["ACPI_DISABLE", "ACPI_ENABLE", "PM_BASE", "AcpiPm", "ApmPort"]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from emu.clock import RTC_RATE, Clock, Event, next_expiry
-from emu.devices.bus import IrqLine
+from emu.ports import IrqLine
 
 __all__ = ["DEFAULT_START", "Cmos"]
 

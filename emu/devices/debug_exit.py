@@ -6,8 +6,8 @@ Where it sits and how many ports it takes is the user's choice (`iobase=`, `iosi
 
 from __future__ import annotations
 
-from emu.devices.bus import Stop
 from emu.outcome import Kind
+from emu.ports import Stop
 
 __all__ = ["DebugExit"]
 

@@ -6,7 +6,7 @@ Reading gives 0xe9, by which a guest knows that it is there.
 
 from __future__ import annotations
 
-from emu.devices.bus import TextSink
+from emu.ports import TextSink
 
 __all__ = ["DebugConsole"]
 

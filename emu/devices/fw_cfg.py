@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from emu.clock import Clock, Event
-from emu.devices.bus import LogOnce
 from emu.errors import UsageError
+from emu.ports import LogOnce
 from mmu.memory import Memory
 
 __all__ = ["FwCfg", "e820_item"]

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from emu.clock import MIN_PERIOD_NS, Clock, Event
-from emu.devices.bus import IrqLine, LogOnce
+from emu.ports import IrqLine, LogOnce
 
 __all__ = ["BASE", "SIZE", "Hpet"]
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 from emu.clock import Clock, Event
 from emu.devices import ide_registers as R
-from emu.devices.bus import IrqLine, LogOnce
 from emu.devices.disk import SECTOR_SIZE, Disk
 from emu.devices.ide_identify import MAX_MULTIPLE, Geometry, identify
 from emu.devices.ide_registers import Drive, IdeState
+from emu.ports import IrqLine, LogOnce
 
 __all__ = ["ACCESS_NS", "IdeChannel"]
 

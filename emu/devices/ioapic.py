@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from emu.devices.apic_bus import UNMASKABLE, ApicBus, DeliveryMode, Message
-from emu.devices.bus import IrqLine, LogOnce
+from emu.ports import IrqLine, LogOnce
 
 __all__ = ["DEFAULT_BASE", "PINS", "IoApic", "isa_pin"]
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from emu.clock import Clock, Event
-from emu.devices.bus import LogOnce
 from emu.devices.keymap import RELEASED, TRANSLATION, break_code, make_code, strokes
+from emu.ports import LogOnce
 
 __all__ = ["KEY_NS", "Keyboard"]
 

@@ -27,10 +27,10 @@ from emu.devices.apic_bus import (
     Receiver,
 )
 from emu.devices.apic_timer import ApicTimer
-from emu.devices.bus import IrqLine, LogOnce
 from emu.devices.lapic_registers import LapicRegisters
 from emu.devices.lapic_state import CpuPins, LapicState
 from emu.devices.pic import InterruptSource
+from emu.ports import IrqLine, LogOnce
 
 __all__ = ["LocalApic"]
 

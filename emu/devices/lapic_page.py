@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from emu.devices.bus import LogOnce
 from emu.devices.lapic import LocalApic
+from emu.ports import LogOnce
 from mmu.memory import Memory, MemoryMapError, Slot
 
 __all__ = ["ApicWindow"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from emu.cpu.faults import Fault, Vector
 from emu.devices import lapic_state as L
-from emu.devices.bus import LogOnce
+from emu.ports import LogOnce
 
 if TYPE_CHECKING:
     from emu.devices.lapic import LocalApic

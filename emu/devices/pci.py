@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from emu.devices.acpi_pm import PM_BASE
-from emu.devices.bus import LogOnce
+from emu.ports import LogOnce
 
 __all__ = ["PciFunction", "PciHost", "i440fx_functions"]
 

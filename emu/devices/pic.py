@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from emu.devices.bus import IrqLine, LogOnce
+from emu.ports import IrqLine, LogOnce
 
 __all__ = ["InterruptSource", "Pic8259", "PicPair"]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from emu.clock import MIN_PERIOD_NS, PIT_RATE, Clock, Event, next_expiry
-from emu.devices.bus import IrqLine
+from emu.ports import IrqLine
 
 __all__ = ["Pit"]
 

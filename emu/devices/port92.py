@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emu.devices.bus import IrqLine
+from emu.ports import IrqLine
 
 __all__ = ["A20Gate", "SystemControlA"]
 

@@ -8,8 +8,8 @@
 
 from __future__ import annotations
 
-from emu.devices.bus import LogOnce, Stop
 from emu.outcome import Kind
+from emu.ports import LogOnce, Stop
 
 __all__ = ["SLEEP_ENABLE", "SLEEP_TYPE_OFF", "ShutdownPort", "SleepControl"]
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from emu.devices.bus import IrqLine, LogOnce
 from emu.devices.keyboard import Keyboard
 from emu.devices.keymap import RELEASED, TRANSLATION
+from emu.ports import IrqLine, LogOnce
 
 __all__ = ["KeyboardController"]
 

@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from emu.clock import NS_PER_SECOND, Clock, Event
-from emu.devices.bus import IrqLine, LogOnce, TextSink
+from emu.ports import IrqLine, LogOnce, TextSink
 
 __all__ = ["Serial"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from emu.devices.bus import IrqLine, PortBus
+from emu.ports import IrqLine, PortBus
 from mmu.memory import Memory
 
 __all__ = ["TestDevice"]

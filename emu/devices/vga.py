@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from emu.devices.bus import LogOnce
+from emu.ports import LogOnce
 
 __all__ = ["TEXT_BASE", "TEXT_SIZE", "Vga"]
 

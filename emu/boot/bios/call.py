@@ -18,7 +18,7 @@ _OF = 1 << 11
 
 
 class Ports(Protocol):
-    """The port bus, as `emu.devices.bus.PortBus`."""
+    """The port bus, as `emu.ports.PortBus`."""
 
     def add(self, first: int, last: int, device: Any, width: int = 1) -> None:
         """Let `device` decode the ports."""

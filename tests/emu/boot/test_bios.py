@@ -11,8 +11,8 @@ import pytest
 from emu.boot import Bios, MemoryDisk
 from emu.boot.bios.disk import geometry_of
 from emu.boot.bios.rom import POST, ROM_BASE, SERVICE_PORT, VECTORS, stub_offset, vector_of
-from emu.devices.bus import PortBus
 from emu.errors import UsageError
+from emu.ports import PortBus
 from emu.state import Segment
 from mmu.memory import Memory
 

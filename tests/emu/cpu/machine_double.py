@@ -7,7 +7,7 @@ from typing import Any
 
 from emu.cpu.slice import Exit
 from emu.cpu.vcpu import Vcpu
-from emu.devices.bus import PortBus
+from emu.ports import PortBus
 from emu.state import ATTR_CODE64, ATTR_DATA32, SEGMENTS, CpuState, Segment, Table
 from mmu.api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE, NotCanonical, PageFault
 from mmu.arch import ACCESS_FETCH, ACCESS_WRITE

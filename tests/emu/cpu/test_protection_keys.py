@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 
 from emu.cpu.vcpu import Vcpu
-from emu.devices.bus import PortBus
 from emu.fuzz.sdm import RW, US, A, D, P
 from emu.jit import compiled_code
+from emu.ports import PortBus
 from emu.state import ATTR_CODE64, ATTR_DATA32, SEGMENTS, CpuState, Segment, Table
 from mmu.api import make_mmu
 from mmu.memory import Memory

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from emu.clock import PIT_RATE, PM_TIMER_RATE, Clock
 from emu.devices.acpi_pm import AcpiPm, ApmPort
-from emu.devices.bus import PortBus
 from emu.outcome import Kind
+from emu.ports import PortBus
 
 STATUS, ENABLE, CONTROL, TIMER = 0x600, 0x602, 0x604, 0x608
 HALF = 1 << 23

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from emu.devices.bus import PortBus
 from emu.devices.debug_exit import DebugExit
 from emu.outcome import Kind, exit_code
+from emu.ports import PortBus
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.clock import Clock
-from emu.devices.bus import PortBus
 from emu.devices.fw_cfg import CHUNK, CHUNK_NS, FwCfg, e820_item
 from emu.errors import UsageError
+from emu.ports import PortBus
 from mmu.memory import Memory
 
 READ, SKIP, SELECT, WRITE, ERROR = 2, 4, 8, 16, 1

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from emu.clock import MIN_PERIOD_NS, Clock
 from emu.devices.acpi_pm import AcpiPm, ApmPort
-from emu.devices.bus import PortBus
 from emu.devices.cmos import Cmos
 from emu.devices.debug_exit import DebugExit
 from emu.devices.debugcon import DebugConsole
@@ -25,6 +24,7 @@ from emu.devices.power import ShutdownPort, SleepControl
 from emu.devices.ps2 import KeyboardController
 from emu.devices.serial import Serial
 from emu.devices.vga import TEXT_SIZE, Vga
+from emu.ports import PortBus
 from mmu.memory import Memory
 
 

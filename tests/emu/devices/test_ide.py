@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emu.clock import Clock
-from emu.devices.bus import PortBus
 from emu.devices.disk import Disk
 from emu.devices.ide import ACCESS_NS, IdeChannel
 from emu.devices.ide_identify import Geometry
+from emu.ports import PortBus
 
 SECTORS = 40_000  # more than 16 cylinders of 16 heads
 BUSY, READY, DATA, ERROR = 0x80, 0x50, 0x08, 0x01

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu.devices.bus import PortBus
 from emu.devices.pci import PciHost, i440fx_functions
+from emu.ports import PortBus
 
 
 class Board:

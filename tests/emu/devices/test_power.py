@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from emu.devices.bus import PortBus
 from emu.devices.port92 import A20Gate, SystemControlA
 from emu.devices.power import ShutdownPort, SleepControl
 from emu.outcome import Kind
+from emu.ports import PortBus
 
 OFF = [(Kind.POWER_OFF, None)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from emu.devices.bus import PortBus
 from emu.devices.testdev import TestDevice
+from emu.ports import PortBus
 from mmu.memory import Memory
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from emu.devices.bus import PortBus
 from emu.devices.vga import GLYPHS, TEXT_BASE, TEXT_SIZE, Vga
+from emu.ports import PortBus
 
 
 class Board:

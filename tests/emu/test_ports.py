@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu.devices.bus import LogOnce, PortBus, fan_out
 from emu.devices.debugcon import DebugConsole
 from emu.errors import UsageError
+from emu.ports import LogOnce, PortBus, fan_out
 
 
 class Recorder:
