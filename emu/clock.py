@@ -9,6 +9,10 @@ No timer ticks. A chip that counts asks `Clock.now` when somebody reads the coun
 `Rate`, and puts an `Event` into the queue only for the moment at which a pin changes. The rates of
 the board's chips stand here side by side because they must agree: the PIT and the ACPI timer are
 divided from one crystal, so that one PIT tick is three ACPI ticks exactly, as on a real board.
+
+A saved clock is the time and the rank that the next event gets. Each pending event is saved by the
+chip that waits for it, as time and rank, and comes back with both: events of one moment keep their
+order.
 """
 
 from __future__ import annotations
@@ -16,6 +20,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
+
+from emu.errors import StateError
+from emu.savable import Savable, State
 
 __all__ = [
     "MIN_PERIOD_NS",
@@ -27,6 +34,7 @@ __all__ = [
     "TSC_RATE",
     "Clock",
     "Event",
+    "EventState",
     "Rate",
     "next_expiry",
 ]
@@ -96,11 +104,15 @@ class Event:
 
     @property
     def sequence(self) -> int:
-        """How many events had been put into the queue before this one."""
+        """How many events had been put into the queue before this one: its rank."""
         return self._sequence
 
 
-class Clock:
+EventState = tuple[int, int] | None
+"""A saved event: when it is due (virtual ns) and its rank, or None if nothing is awaited."""
+
+
+class Clock(Savable):
     """The virtual clock and its event queue.
 
     >>> clock = Clock()
@@ -113,7 +125,7 @@ class Clock:
     (250, None)
     """
 
-    __slots__ = ("_cancelled", "_inserted", "_queue", "_time", "on_earlier", "progress")
+    __slots__ = ("_cancelled", "_inserted", "_missing", "_queue", "_time", "on_earlier", "progress")
 
     def __init__(self) -> None:
         """Start at power-on, with nothing awaited."""
@@ -121,6 +133,7 @@ class Clock:
         self._queue: list[Event] = []
         self._inserted = 0
         self._cancelled = 0  # events in the queue that will not happen
+        self._missing: set[tuple[int, int]] = set()  # loaded, and not yet claimed by their chips
         self.progress: Callable[[], int] = _nothing
         """How many ns the running slice has advanced since `run_due` was last called; set by the
         scheduler, and 0 whenever it calls `run_due`. Must not go backwards."""
@@ -193,6 +206,48 @@ class Clock:
             callback()
         for event in late:
             heappush(queue, event)
+
+    # Saving.
+
+    def save(self) -> State:
+        """Return time, rank of the next event, and the events that the chips have to save."""
+        pending = sorted((e.when, e.sequence) for e in self._queue if e.callback is not None)
+        return self._state(time=self._time, inserted=self._inserted, events=pending)
+
+    def load(self, state: State) -> None:
+        """Set the time, forwards or back, and empty the queue. The chips, loaded after this, put
+        their events back; `check_events` then says whether all have."""
+        time, inserted, events = self._parts(
+            state, time=int, inserted=int, events=list[tuple[int, int]]
+        )
+        self._time, self._inserted = time, inserted
+        self._queue.clear()
+        self._cancelled = 0
+        self._missing = set(events)
+
+    def save_event(self, event: Event | None) -> EventState:
+        """Return what `load_event` puts back. None for an event that is no longer pending."""
+        if event is None or event.callback is None:
+            return None
+        return event.when, event.sequence
+
+    def load_event(self, saved: EventState, callback: Callable[[], None]) -> Event | None:
+        """Put a saved event back; `callback` is what it called. Raises StateError if the clock was
+        not saved with it."""
+        if saved is None:
+            return None
+        if saved not in self._missing:
+            raise StateError(f"the clock was saved without the event {saved}")
+        self._missing.remove(saved)
+        event = Event(*saved, callback)
+        heappush(self._queue, event)
+        return event
+
+    def check_events(self) -> None:
+        """Raise StateError unless every event of the loaded clock was put back."""
+        if self._missing:
+            lost = ", ".join(f"{when} ns" for when, _ in sorted(self._missing))
+            raise StateError(f"events that no chip has put back: {lost}")
 
 
 def _nothing() -> int:

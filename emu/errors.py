@@ -11,13 +11,23 @@ run, of the file that was to be run, or of shadowcorn itself.
         +-- UsageError          an option or argument makes no sense                (exit code 2)
         +-- CalibrationError    this build of Unicorn is not laid out as we must know it
         +-- EngineError         Unicorn reported something that it never should     (exit code 6)
+        +-- StateError          a saved state does not fit what it is loaded into   (exit code 6)
+            +-- NotSavableError     a part of the machine has no state to save      (exit code 6)
     +-- mmu.api.InvariantError      the shadow page cache contradicts itself        (exit code 6)
     +-- mmu.memory.MemoryMapError   slots overlap, or are not page-granular
 """
 
 from __future__ import annotations
 
-__all__ = ["CalibrationError", "EngineError", "KernelError", "ShadowcornError", "UsageError"]
+__all__ = [
+    "CalibrationError",
+    "EngineError",
+    "KernelError",
+    "NotSavableError",
+    "ShadowcornError",
+    "StateError",
+    "UsageError",
+]
 
 
 class ShadowcornError(Exception):
@@ -38,3 +48,11 @@ class CalibrationError(ShadowcornError):
 
 class EngineError(ShadowcornError):
     """Unicorn returned an error that no guest can cause: a defect of ours or of Unicorn's."""
+
+
+class StateError(ShadowcornError):
+    """A saved state is damaged, of another version, or of a machine built otherwise."""
+
+
+class NotSavableError(StateError):
+    """A part of the machine cannot be saved; the text names its type and says why."""

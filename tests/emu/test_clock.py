@@ -17,6 +17,7 @@ from emu.clock import (
     Rate,
     next_expiry,
 )
+from emu.errors import StateError
 
 RATES = {"pit": PIT_RATE, "pm timer": PM_TIMER_RATE, "rtc": RTC_RATE, "tsc": TSC_RATE}
 
@@ -143,3 +144,70 @@ def test_next_expiry_is_the_first_in_phase_after_now(start, period, after):
     assert expiry >= start
     assert (expiry - start) % period == 0
     assert expiry == start or expiry - period <= after
+
+
+class Alarm:
+    """Somebody who waits for one event."""
+
+    def __init__(self, clock, name, seen):
+        self.clock, self.name, self.seen, self.event = clock, name, seen, None
+
+    def arm(self, when):
+        self.event = self.clock.at(when, self.ring)
+
+    def ring(self):
+        self.seen.append((self.clock.now, self.name))
+
+
+def test_a_loaded_clock_keeps_time_and_the_order_of_one_moment():
+    clock, seen = Clock(), []
+    alarms = [Alarm(clock, name, seen) for name in "abcd"]
+    for alarm, when in zip(alarms, (50, 50, 40, 50), strict=True):
+        alarm.arm(when)
+    clock.cancel(alarms[1].event)
+    clock.run_due(40)
+    saved = clock.save(), [clock.save_event(alarm.event) for alarm in alarms]
+    assert saved[1] == [(50, 0), None, None, (50, 3)]
+    clock.run_due(60)
+
+    again, seen_again = Clock(), []
+    again.run_due(99)  # time may go back
+    again.at(99, lambda: seen_again.append("of before"))
+    again.load(saved[0])
+    twins = [Alarm(again, alarm.name, seen_again) for alarm in alarms]
+    for twin, event in reversed(list(zip(twins, saved[1], strict=True))):
+        twin.event = again.load_event(event, twin.ring)
+    again.check_events()
+    assert again.now == 40
+    assert again.save() == saved[0]
+    again.at(50, lambda: seen_again.append("new"))  # comes after those that were there before
+    again.run_due(60)
+    assert seen == [(40, "c"), (60, "a"), (60, "d")]
+    assert seen_again == [(60, "a"), (60, "d"), "new"]
+
+
+def test_a_loaded_event_can_be_cancelled_and_saved_again():
+    clock = Clock()
+    event = clock.at(50, lambda: None)
+    state, saved = clock.save(), clock.save_event(event)
+    clock.load(state)
+    loaded = clock.load_event(saved, lambda: None)
+    assert clock.next_event == 50
+    assert clock.save_event(loaded) == saved
+    clock.cancel(loaded)
+    assert clock.next_event is None
+
+
+def test_an_event_that_nobody_puts_back_is_missed():
+    clock = Clock()
+    clock.at(50, lambda: None)
+    clock.load(clock.save())
+    with pytest.raises(StateError, match="50 ns"):
+        clock.check_events()
+
+
+def test_an_event_of_another_clock_is_refused():
+    clock = Clock()
+    with pytest.raises(StateError, match="without the event"):
+        clock.load_event((50, 0), lambda: None)
+    assert clock.load_event(None, lambda: None) is None
