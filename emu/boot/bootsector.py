@@ -2,12 +2,14 @@
 """Boot sectors: 512 bytes ending in 55 AA, alone or as the first sector of a disk image.
 
 The sector goes to 0x7c00 and is entered in real mode with the drive's number in DL, as a BIOS
-does; the whole image is that drive, served by INT 13h. A file that is no multiple of 512 bytes is
-padded, since assemblers write such files.
+does; the whole image is that drive, served by INT 13h. The image is padded with zeros to whole
+cylinders of the drive's geometry, since assemblers write files of any size, and boot sectors read as
+much as a kernel may grow to.
 """
 
 from __future__ import annotations
 
+from emu.boot.bios.disk import geometry_of
 from emu.boot.layout import Placer
 from emu.boot.request import Boot, BootRequest
 from emu.errors import KernelError
@@ -17,6 +19,7 @@ __all__ = ["is_boot_sector", "load"]
 
 SECTOR = 512
 _ADDRESS = 0x7C00
+_FIRST_HARD_DISK = 0x80
 _SIGNATURE = b"\x55\xaa"
 
 
@@ -38,7 +41,10 @@ def load(image: bytes, request: BootRequest) -> Boot:
     Placer(request.memory, request.reserved, request.clean).put(
         _ADDRESS, image[:SECTOR], "the boot sector"
     )
+    sectors = -(-len(image) // SECTOR)
+    shape = geometry_of(sectors, floppy=request.drive < _FIRST_HARD_DISK)
+    cylinder = shape.heads * shape.sectors
+    disk = image.ljust(-(-sectors // cylinder) * cylinder * SECTOR, b"\0")
     state = CpuState.real(0, _ADDRESS, sp=_ADDRESS, rdx=request.drive)
     state.rflags = 0x202
-    disk = image + bytes(-len(image) % SECTOR)
-    return Boot(state, "bootsector", f"boot sector, disk of {len(disk) // SECTOR} sectors", disk)
+    return Boot(state, "bootsector", f"boot sector, disk of {sectors} sectors", disk)

@@ -163,6 +163,11 @@ def load_at_addresses(image: bytes, header: Header, placer: Placer) -> int:
         )
     size = len(image) - start
     if header.load_end_addr:
+        if header.load_end_addr <= header.load_addr:
+            raise KernelError(
+                f"the multiboot header's load_end_addr {header.load_end_addr:#x} is not above its "
+                f"load_addr {header.load_addr:#x}"
+            )
         size = header.load_end_addr - header.load_addr
     if not 0 < size <= len(image) - start:
         raise KernelError(

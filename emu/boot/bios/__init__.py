@@ -21,7 +21,7 @@ import struct
 from collections.abc import Mapping, Sequence
 
 from emu.boot.bios.call import BDA, BiosHost, Call
-from emu.boot.bios.disk import Disks, MemoryDisk
+from emu.boot.bios.disk import Disks, Floppy, MemoryDisk
 from emu.boot.bios.keyboard import Keyboard
 from emu.boot.bios.rom import (
     HARDWARE_VECTORS,
@@ -45,6 +45,7 @@ RESUME_CODES = frozenset((0x05, 0x0A))
 """Shutdown codes in CMOS by which a program has the firmware jump through the dword 0040:0067 after
 a reset (IBM PC/AT Technical Reference, BIOS listing): 05h with an end of interrupt, 0Ah without."""
 
+FIRST_HARD_DISK = 0x80
 _UNSUPPORTED = 0x86
 _FREE_VECTORS = range(0x60, 0x68)  # left to programs
 
@@ -144,12 +145,12 @@ class Bios:
 
     def insert(self, number: int, disk: Disk) -> None:
         """Make `disk` drive `number` (0 the first floppy, 0x80 the first hard disk)."""
-        self.disks[number] = disk
+        self.disks[number] = disk if number >= FIRST_HARD_DISK else Floppy(disk)
         if self._host is not None:
             self._count_drives(self._host.guest_memory)
 
     def _count_drives(self, memory: Memory) -> None:
-        hard = sum(drive >= 0x80 for drive in self.disks)
+        hard = sum(drive >= FIRST_HARD_DISK for drive in self.disks)
         memory.write(BDA + _HARD_DISKS, 1, hard, "loader")
         if hard < len(self.disks):
             equipment = memory.read(BDA + _EQUIPMENT, 2) | _FLOPPIES_PRESENT

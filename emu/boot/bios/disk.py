@@ -2,7 +2,9 @@
 """INT 13h: disks, by cylinder-head-sector and by LBA (Phoenix Enhanced Disk Drive 3.0).
 
 Hard disks show a translated geometry of 63 sectors and as few heads as keep the cylinders within
-1,024; floppies (drives 0 and 1) the geometry of the format that their size fits.
+1,024; floppies (drives 0 and 1) the geometry of the format that their size fits. A floppy image may
+be shorter than its format: what is missing reads as zeros, as under QEMU and on a real diskette that
+was formatted before the image was written to it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import NamedTuple
 from emu.boot.bios.call import Call
 from emu.boot.request import Disk
 
-__all__ = ["SECTOR", "Disks", "Geometry", "MemoryDisk", "geometry_of"]
+__all__ = ["SECTOR", "Disks", "Floppy", "Geometry", "MemoryDisk", "geometry_of"]
 
 SECTOR = 512
 _HARD = 0x80
@@ -52,6 +54,11 @@ class Geometry(NamedTuple):
     heads: int
     sectors: int
 
+    @property
+    def total(self) -> int:
+        """The number of sectors in all."""
+        return self.cylinders * self.heads * self.sectors
+
 
 def geometry_of(sectors: int, *, floppy: bool = False) -> Geometry:
     """Return the geometry that a disk of `sectors` sectors shows.
@@ -82,15 +89,48 @@ class MemoryDisk:
         return len(self.data) // SECTOR
 
     def read(self, lba: int, count: int) -> bytes:
-        """Return `count` sectors from `lba` on."""
-        return bytes(self.data[lba * SECTOR : (lba + count) * SECTOR])
+        """Return `count` sectors from `lba` on; beyond the end they are zeros."""
+        return bytes(self.data[lba * SECTOR : (lba + count) * SECTOR]).ljust(count * SECTOR, b"\0")
 
     def write(self, lba: int, data: bytes) -> None:
-        """Replace the sectors from `lba` on by `data`."""
+        """Replace the sectors from `lba` on by `data`; the disk grows if they lie beyond its end."""
+        self.data += bytes(max(lba * SECTOR + len(data) - len(self.data), 0))
         self.data[lba * SECTOR : lba * SECTOR + len(data)] = data
 
     def close(self) -> None:
         """Do nothing: there is no file behind it."""
+
+
+class Floppy:
+    """A floppy drive with a disk in it: at least as many sectors as its format has.
+
+    Sectors beyond the image's end read as zeros. The first write to one of them extends the image
+    to the whole format, so that the next run finds the same geometry and all that was written.
+    """
+
+    def __init__(self, disk: Disk) -> None:
+        """Show `disk`, which may be shorter than its format."""
+        self._disk = disk
+        self._end = disk.sectors
+        self.sectors = max(geometry_of(disk.sectors, floppy=True).total, disk.sectors)
+        """The number of sectors."""
+
+    def read(self, lba: int, count: int) -> bytes:
+        """Return `count` sectors from `lba` on."""
+        there = max(min(count, self._end - lba), 0)
+        data = self._disk.read(lba, there) if there else b""
+        return data.ljust(count * SECTOR, b"\0")
+
+    def write(self, lba: int, data: bytes) -> None:
+        """Replace the sectors from `lba` on by `data`."""
+        if lba * SECTOR + len(data) > self._end * SECTOR:
+            self._disk.write(self.sectors - 1, bytes(SECTOR))
+            self._end = self.sectors
+        self._disk.write(lba, data)
+
+    def close(self) -> None:
+        """Close the image."""
+        self._disk.close()
 
 
 class Disks:

@@ -11,6 +11,7 @@ import pytest
 from emu.boot import Bios, MemoryDisk
 from emu.boot.bios.disk import geometry_of
 from emu.boot.bios.rom import POST, ROM_BASE, SERVICE_PORT, VECTORS, stub_offset, vector_of
+from emu.devices.disk import Disk
 from emu.errors import UsageError
 from emu.ports import PortBus
 from emu.state import Segment
@@ -426,6 +427,37 @@ def test_floppy_parameters(rig):
     regs = rig.call(0x13, ax=0x0800, dx=0)
     assert (regs.rcx, regs.rdx, regs.rbx & 0xFF) == (79 << 8 | 18, 0x0101, 4)
     assert rig.call(0x11).rax & 1
+
+
+def test_a_short_floppy_reads_as_zeros_up_to_its_geometry(rig):
+    rig.bios.insert(0, MemoryDisk(b"a" * 1024))
+    rig.memory.write_block(0x10400, b"z" * 1024, "guest")
+    assert not rig.call(0x13, ax=0x0202, bx=0x400, cx=0x0002, dx=0).rflags & CF
+    assert rig.memory.read_block(0x10400, 1024) == b"a" * 512 + bytes(512)
+    assert not rig.call(0x13, ax=0x0201, bx=0x400, cx=0x4F12, dx=0x0100).rflags & CF
+    assert rig.call(0x13, ax=0x0202, bx=0x400, cx=0x4F12, dx=0x0100).rflags & CF
+
+
+@pytest.mark.parametrize("snapshot", [False, True], ids=["file", "snapshot"])
+def test_a_write_behind_a_short_floppys_end_is_kept_and_makes_it_whole(rig, tmp_path, snapshot):
+    image = tmp_path / "a.img"
+    image.write_bytes(b"a" * 700)
+    disk = Disk(image, snapshot=snapshot)
+    rig.bios.insert(0, disk)
+    rig.memory.write_block(0x10400, b"w" * 512, "guest")
+    assert not rig.call(0x13, ax=0x0301, bx=0x400, cx=0x0005, dx=0).rflags & CF
+    assert not rig.call(0x13, ax=0x0205, bx=0x600, cx=0x0001, dx=0).rflags & CF
+    expected = (b"a" * 700).ljust(2048, b"\0") + b"w" * 512
+    assert rig.memory.read_block(0x10600, 2560) == expected
+    rig.bios.disks[0].close()
+    whole = b"a" * 700 if snapshot else expected.ljust(2880 * 512, b"\0")
+    assert image.read_bytes() == whole
+
+
+def test_a_memory_disk_grows_where_it_is_written_beyond_its_end():
+    disk = MemoryDisk(b"a" * 512)
+    disk.write(2, b"c" * 512)
+    assert disk.read(0, 4) == b"a" * 512 + bytes(512) + b"c" * 512 + bytes(512)
 
 
 @pytest.mark.parametrize(

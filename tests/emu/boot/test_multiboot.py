@@ -190,7 +190,7 @@ def broken(elf, header):
         ),
         "load end before start": (
             header(1 << 16, (ONE, ONE, ONE - 1, 0, ONE)) + bytes(64),
-            "truncated",
+            "load_end_addr 0xfffff is not above its load_addr",
         ),
         "a.out bss of 4 GiB": (
             header(1 << 16, (ONE, ONE, 0, 0xFFFFFFFF, ONE + 32)) + bytes(64),
