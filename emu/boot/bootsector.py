@@ -3,8 +3,8 @@
 
 The sector goes to 0x7c00 and is entered in real mode with the drive's number in DL, as a BIOS
 does; the whole image is that drive, served by INT 13h. The image is padded with zeros to whole
-cylinders of the drive's geometry, since assemblers write files of any size, and boot sectors read as
-much as a kernel may grow to.
+cylinders of the drive's geometry: assemblers write files of any size, and boot sectors read as much
+as a kernel may grow to.
 """
 
 from __future__ import annotations

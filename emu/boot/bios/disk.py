@@ -2,9 +2,8 @@
 """INT 13h: disks, by cylinder-head-sector and by LBA (Phoenix Enhanced Disk Drive 3.0).
 
 Hard disks show a translated geometry of 63 sectors and as few heads as keep the cylinders within
-1,024; floppies (drives 0 and 1) the geometry of the format that their size fits. A floppy image may
-be shorter than its format: what is missing reads as zeros, as under QEMU and on a real diskette that
-was formatted before the image was written to it.
+1,024; floppies (drives 0 and 1) the geometry of the format that their size fits. A floppy image
+may be shorter than its format: what is missing reads as zeros, as under QEMU.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ class MemoryDisk:
         return bytes(self.data[lba * SECTOR : (lba + count) * SECTOR]).ljust(count * SECTOR, b"\0")
 
     def write(self, lba: int, data: bytes) -> None:
-        """Replace the sectors from `lba` on by `data`; the disk grows if they lie beyond its end."""
+        """Replace the sectors from `lba` on by `data`; the disk grows to hold them."""
         self.data += bytes(max(lba * SECTOR + len(data) - len(self.data), 0))
         self.data[lba * SECTOR : lba * SECTOR + len(data)] = data
 
