@@ -31,7 +31,7 @@ from emu.board import Board, BoardOptions, add_memory
 from emu.boot import RESUME_CODES, Bios, Boot, BootRequest, MemoryDisk, Module, load
 from emu.clock import Clock
 from emu.cpu.compiled import CompiledCode
-from emu.cpu.cpuid import FEATURE_NAMES, can_be_had
+from emu.cpu.cpuid import FEATURE_NAMES, Identity, can_be_had
 from emu.cpu.msr import PAT
 from emu.cpu.registers import Registers
 from emu.cpu.vcpu import Vcpu
@@ -77,6 +77,7 @@ class Machine:
         modules: Sequence[Module | bytes] = (),
         cpus: int = 1,
         cpu_features: dict[str, bool] | None = None,
+        cpu_identity: Identity | None = None,
         shadow_pages: int = DEFAULT_POOL,
         audit: bool | str = False,
         quantum: int = DEFAULT_QUANTUM,
@@ -97,7 +98,8 @@ class Machine:
         "shadow", "uncached", "native" or "module:Class"; `shadow_pages` bounds its pool. `audit`
         checks it after every event, without compiled code; with "slices", after every vCPU's turn
         and with compiled code. `format`, `address` and `entry` are for images that do not speak
-        for themselves; `cpu_features` switches features by their CPUID names.
+        for themselves; `cpu_features` switches features by their CPUID names,
+        `cpu_identity` is the model that CPUID names (`emu.cpu.models` has QEMU's).
         `jit` is "on", "off" or "auto": compiled code for TLB misses. `clock` "blocks" counts blocks
         by their size, four bytes an instruction; "instructions" counts instructions one by one,
         which makes them ten times as dear. "auto" is "blocks" where blocks can be counted: on
@@ -142,6 +144,7 @@ class Machine:
                 cpus=cpus,
                 now=lambda: self.clock.now,
                 features=cpu_features,
+                identity=cpu_identity,
                 seed=seed,
                 code=code,
                 count_blocks=clock != "instructions",

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emu.cli import qemu
 from emu.cli.options import DEFAULT_MEMORY, Drive, RunOptions
 from emu.cli.qemu import split_commas
 from emu.cli.streams import Sink
@@ -120,40 +119,6 @@ def start_time(base: str | None) -> int | None:
     return int((when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp())
 
 
-def cpu_features(options: RunOptions, warn: Callable[[str], None]) -> dict[str, bool]:
-    """Return the features that -cpu switches: "+f", "-f", "f", "f=on", "f=off".
-
-    Unknown ones warn, and so do those that are not to be had, as under QEMU.
-
-    The model's name is passed over: there is one model, with everything that works.
-    """
-    from emu.cpu.cpuid import FEATURE_NAMES, can_be_had
-
-    switches = {}
-    model, *words = options.cpu.split(",")
-    if not qemu.is_cpu_model(model):
-        warn(f"CPU model {model} is not known: the processor has everything that works (-cpu max)")
-    for word in words:
-        name, _, value = word.partition("=")
-        on = value != "off" if value else not word.startswith("-")
-        name = name.lstrip("+-").replace("_", "-").lower()
-        known = {key.replace("_", "-"): key for key in FEATURE_NAMES}.get(name)
-        if known is None or value not in ("", "on", "off"):
-            if name not in _QUIET_CPU_PROPERTIES:
-                warn(f"CPU property {word} is not known: passed over")
-        elif on and not can_be_had(known):
-            warn(f"CPU feature {known} is not to be had")
-        else:
-            switches[known] = on
-    return switches
-
-
-# What describes a host or hypervisor that is not there.
-_QUIET_CPU_PROPERTIES = frozenset(
-    ("vendor", "host-phys-bits", "migratable", "enforce", "check", "kvm", "hv-passthrough", "pmu")
-)
-
-
 def make_machine(
     options: RunOptions,
     kernel: Kernel,
@@ -163,6 +128,7 @@ def make_machine(
 ) -> Machine:
     """Return the machine, loaded and ready to run; raises KernelError or UsageError."""
     from emu.board import BoardOptions
+    from emu.cli.processor import processor
     from emu.machine import Machine
 
     disks, floppies = open_disks(options, warn)
@@ -183,6 +149,7 @@ def make_machine(
         optional["shadow_pages"] = options.shadow_pages
     if options.quantum is not None:
         optional["quantum"] = options.quantum
+    features, identity = processor(options, warn)
     machine = Machine(
         kernel.path or kernel.image,
         mmu=options.mmu,
@@ -190,7 +157,8 @@ def make_machine(
         append=options.append,
         modules=modules(options, kernel.image),
         cpus=options.cpus,
-        cpu_features=cpu_features(options, warn),
+        cpu_features=features,
+        cpu_identity=identity,
         audit=options.audit or (options.audit_slices and "slices"),
         jit=options.jit,
         clock=options.clock,

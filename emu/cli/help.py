@@ -18,7 +18,8 @@ the machine, in QEMU's spelling
   -initrd "A args,B"      multiboot modules, or the initrd of a Linux kernel
   -m SIZE                 memory: 128M (default), 1G; without a suffix MiB
   -smp N                  virtual CPUs, 1 to 16
-  -cpu MODEL,+f,-f        CPU features, as max,-smep; there is one MODEL (-cpu help)
+  -cpu MODEL,+f,-f        max (default: everything there is), or one of QEMU's models, as qemu64
+                          (shadowcorn-qemu's default); -cpu help lists them and the features
   -no-hpet                no HPET; also -machine hpet=off
   -hda FILE               a disk image (also -hdb to -hdd, -fda, -fdb)
   -drive file=FILE,...    the same: index=N, snapshot=on, readonly=on, if=ide|floppy

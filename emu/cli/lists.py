@@ -15,7 +15,6 @@ from emu.cli import help, qemu
 __all__ = ["answer", "listing"]
 
 _ASKING = ("help", "?")
-_CPUS = ("max", "qemu32", "qemu64", "base")
 _MACHINES = (("pc", "the board: i440FX and PIIX3 (default)"),)
 
 
@@ -51,13 +50,24 @@ def _help() -> str:
     )
 
 
+def _wrapped(words: Sequence[str]) -> str:
+    from textwrap import fill
+
+    text = " ".join(words)
+    lines = fill(text, 78, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return lines + "\n"
+
+
 def _listing(option: str) -> str | None:
     if option == "device":
         return "".join(
             f'name "{name}", bus {bus}\n' for name, bus in sorted(qemu.KNOWN_DEVICES.items())
         )
     if option == "cpu":
-        return "Available CPUs:\n" + "".join(f"x86 {name}\n" for name in _CPUS)
+        from emu.cpu.models import flag_names, model_names
+
+        models = "".join(f"x86 {name}\n" for name in model_names())
+        return f"Available CPUs:\n{models}\nRecognized CPUID flags:\n{_wrapped(flag_names())}"
     if option in ("machine", "M"):
         return "Supported machines are:\n" + "".join(f"{n:20} {w}\n" for n, w in _MACHINES)
     if option == "accel":

@@ -64,6 +64,7 @@ class RunOptions:
     memory: int | None = None
     cpus: int = 1
     cpu: str = "max"
+    cpu_said: bool = False
     serial: list[str] = field(default_factory=list)
     serial_said: bool = False
     debugcon: list[tuple[int, str]] = field(default_factory=list)

@@ -39,6 +39,7 @@ _MIB = 1 << 20
 _MIN_MEMORY = _MIB
 _MAX_MEMORY = 1 << 38
 _DISPLAYS = ("text", "none", "curses")
+_QEMU_CPU = "qemu64"  # the pc's default (hw/i386/pc_piix.c)
 _LOG_ITEMS = ("mmu", "int", "device", "guest_errors", "unimp")
 
 
@@ -60,6 +61,10 @@ def _smp(options: RunOptions, value: str) -> None:
             f"Invalid SMP CPUs {cpus}. The max CPUs supported by this machine is {MAX_CPUS}"
         )
     options.cpus = cpus
+
+
+def _cpu(options: RunOptions, value: str) -> None:
+    options.cpu, options.cpu_said = value, True
 
 
 def _machine(options: RunOptions, value: str) -> None:
@@ -155,7 +160,7 @@ _VALUES: dict[str, _Setter] = {
     "initrd": _attribute("initrd"),
     "m": _memory,
     "smp": _smp,
-    "cpu": _attribute("cpu"),
+    "cpu": _cpu,
     "machine": _machine,
     "M": _machine,
     "d": _log,
@@ -281,6 +286,8 @@ def _defaults(options: RunOptions, nographic: bool) -> None:
         options.display = "text"
     if options.reboot is None:
         options.reboot = options.for_qemu
+    if options.for_qemu and not options.cpu_said:
+        options.cpu = _QEMU_CPU
     options.serial_said = bool(options.serial)
     if not options.serial:
         shown = nographic or not options.for_qemu

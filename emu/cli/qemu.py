@@ -9,7 +9,6 @@ could see, the others are worth a warning.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -21,7 +20,6 @@ __all__ = [
     "SILENT",
     "UNSUPPORTED",
     "Option",
-    "is_cpu_model",
     "properties",
     "split",
     "split_commas",
@@ -77,26 +75,6 @@ KNOWN_DEVICES = {
     "ide-hd": "IDE",
 }
 """What `-device` takes, and the bus that `-device help` names for it."""
-
-
-_CPU_MODELS = _names(
-    "max base host qemu32 qemu64 kvm32 kvm64 486 pentium pentium2 pentium3 athlon phenom coreduo "
-    "core2duo n270 conroe penryn nehalem westmere sandybridge ivybridge haswell broadwell "
-    "skylake-client skylake-server cascadelake-server cooperlake icelake-server icelake-client "
-    "sapphirerapids graniterapids sierraforest denverton snowridge knightsmill opteron_g1 "
-    "opteron_g2 opteron_g3 opteron_g4 opteron_g5 epyc epyc-rome epyc-milan epyc-genoa dhyana "
-    "yongfeng"
-)
-
-
-def is_cpu_model(name: str) -> bool:
-    """Tell whether QEMU has a CPU model of that name, in whatever version of it.
-
-    >>> is_cpu_model("Skylake-Client-noTSX-IBRS-v4"), is_cpu_model("Skylark")
-    (True, False)
-    """
-    base = re.sub(r"(-notsx|-ibrs|-ibpb|-v\d+|-x86_64-cpu)*$", "", name.lower())
-    return base in _CPU_MODELS
 
 
 def split(words: Sequence[str], takes_value: dict[str, bool]) -> Iterator[Option]:

@@ -15,10 +15,10 @@ from typing import NamedTuple
 from emu.cpu import hidden as H
 from mmu.arch import Features
 
-__all__ = ["ABSENT", "FEATURE_NAMES", "Cpuid", "CpuidResult", "can_be_had"]
+__all__ = ["ABSENT", "FEATURE_NAMES", "OURS", "Cpuid", "CpuidResult", "Identity", "can_be_had"]
 
 # The order of QEMU's feature words (target/i386/cpu.h, FEAT_*).
-F1_EDX, F1_ECX, F7_EBX, F7_ECX, F7_EDX, F7_1_EAX, F81_EDX, F81_ECX = range(8)
+F1_EDX, F1_ECX, F7_EBX, F7_ECX, F7_EDX, F7_1_EAX, F81_EDX, F81_ECX, F87_EDX = range(9)
 _SVM_WORD = 18
 _XSAVE_COMPONENTS = 21
 
@@ -94,6 +94,7 @@ FEATURE_NAMES: dict[str, tuple[int, int]] = {
     "lahf_lm": (F81_ECX, 0),
     "svm": (F81_ECX, 2),
     "abm": (F81_ECX, 5),
+    "invtsc": (F87_EDX, 8),
 }
 
 ABSENT = (
@@ -123,6 +124,7 @@ _KEEP = {
     F7_1_EAX: 0,
     F81_EDX: 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29 | 0x0183_F3FF,
     F81_ECX: 1 << 0 | 1 << 5,
+    F87_EDX: 1 << 8,
 }
 # Not in the model's words, but true of this machine.
 _ADD = {
@@ -130,6 +132,7 @@ _ADD = {
     F1_EDX: 1 << 9,
     F7_EBX: 1 << 1 | 1 << 18,
     F7_ECX: 1 << 2 | 1 << 3 | 1 << 16,
+    F87_EDX: 1 << 8,
 }
 
 # CPUID shows them, and the engine is told that it has not got them: see emu.cpu.undefined.
@@ -142,10 +145,19 @@ _CACHES = (
     (0x122, 0x01C0_003F, 0x3F, 1),  # L1, instructions: 32 KiB
     (0x143, 0x03C0_003F, 0xFFF, 1),  # L2: 4 MiB
 )
-_INVARIANT_TSC = 1 << 8  # CPUID.80000007H:EDX
-
+_RAX = 0  # its word in the engine's state
 _CR4_OSXSAVE = 1 << 18
 _CR4_PKE = 1 << 22
+
+
+_AMD = ("AuthenticAMD", "HygonGenuine")
+_AMD_ALIASES = 0x0183_F3FF  # bits of 1:EDX that 80000001H:EDX repeats
+
+
+def _words(text: str) -> list[int]:
+    """Return a text's little-endian double words."""
+    raw = text.encode("ascii").ljust(12, b"\0")
+    return [int.from_bytes(raw[i : i + 4], "little") for i in range(0, len(raw), 4)]
 
 
 def can_be_had(name: str) -> bool:
@@ -156,6 +168,37 @@ def can_be_had(name: str) -> bool:
     """
     word, bit = FEATURE_NAMES[name]
     return name not in ABSENT and bool(_KEEP[word] >> bit & 1)
+
+
+class Identity(NamedTuple):
+    """Who the processor says it is: leaf 0, EAX of leaf 1, and the text of 80000002H to 80000004H.
+
+    `level` and `xlevel` are the highest leaves below and above 80000000H; `family` includes the
+    extended family, `model` the extended model (SDM 2A, CPUID).
+    """
+
+    vendor: str
+    family: int
+    model: int
+    stepping: int
+    level: int
+    xlevel: int
+    text: str
+
+    @property
+    def version(self) -> int:
+        """EAX of leaf 1 (SDM 2A figure 3-6).
+
+        >>> hex(Identity("GenuineIntel", 6, 60, 4, 13, 0x80000008, "").version)
+        '0x306c4'
+        """
+        base = min(self.family, 0xF)
+        extended = self.family - base << 20 | self.model >> 4 << 16
+        return extended | base << 8 | (self.model & 0xF) << 4 | self.stepping
+
+
+OURS = Identity("GenuineIntel", 6, 0x86, 0, 0xD, 0x8000_0008, "Intel Xeon Processor (Icelake)")
+"""Who the engine says it is where no model is asked for."""
 
 
 class CpuidResult(NamedTuple):
@@ -192,6 +235,7 @@ class Cpuid:
             self.set_feature(name, False)
         for name in _OURS:
             self.set_feature(name, self.has(name))
+        self._identity: Identity | None = None
         self.apic_enabled: Callable[[], bool] = lambda: True
         """Whether IA32_APIC_BASE has the local APIC on: CPUID shows it only then."""
 
@@ -205,6 +249,28 @@ class Cpuid:
         word, bit = FEATURE_NAMES[name]
         shown = self._shown[word] = self._shown[word] & ~(1 << bit) | int(on) << bit
         self._q[H.FEATURES_Q + word] = shown & ~_HIDDEN.get(word, 0)
+
+    def identify(self, identity: Identity) -> None:
+        """Answer as `identity`; call it after the last `set_feature`.
+
+        The engine is told the vendor, which decides whether SYSENTER exists in long mode. An AMD
+        processor repeats bits of leaf 1 in leaf 80000001H. The highest leaf rises to those that
+        describe a feature, as under QEMU.
+        """
+        for number, word in enumerate(_words(identity.vendor)):
+            self._d[H.VENDOR_D + number] = word
+        self._d[H.CPUID_VERSION_D] = identity.version
+        aliases = self._shown[F1_EDX] & _AMD_ALIASES if identity.vendor in _AMD else 0
+        self._shown[F81_EDX] = self._shown[F81_EDX] & ~_AMD_ALIASES | aliases
+        self._q[H.FEATURES_Q + F81_EDX] = self._shown[F81_EDX]
+        level, xlevel = identity.level, identity.xlevel
+        if self._shown[F7_EBX] or self._shown[F7_ECX]:
+            level = max(level, 7)
+        if self.has("xsave"):
+            level = max(level, 0xD)
+        if self._shown[F81_EDX] or self._shown[F81_ECX]:
+            xlevel = max(xlevel, 0x8000_0001)
+        self._identity = identity._replace(level=level, xlevel=xlevel)
 
     def paging_features(self) -> Features:
         """Return what the MMU has to know."""
@@ -221,11 +287,41 @@ class Cpuid:
         return self._shown[word]
 
     def leaf(self, eax: int, ecx: int) -> CpuidResult | None:
-        """Return a leaf, or None where the engine's own answer is right."""
-        if eax > 0x4000_0100 and eax < 0x8000_0000:
+        """Return a leaf, or None where the engine's own answer to what is now in EAX is right."""
+        if self._identity is not None:
+            asked = eax
+            eax, ours = self._limited(self._identity, eax)
+            if ours is not None:
+                return ours
+            if eax != asked:
+                self._q[_RAX] = eax
+        elif eax > 0x4000_0100 and eax < 0x8000_0000:
             return CpuidResult(0, 0, 0, 0)
         handler = _LEAVES.get(eax)
         return handler(self, ecx) if handler is not None else None
+
+    def _limited(self, who: Identity, eax: int) -> tuple[int, CpuidResult | None]:
+        """Return the leaf to answer with, and the answer if the identity has it.
+
+        A leaf above the highest one is the highest basic one (SDM 2A, CPUID).
+        """
+        if eax >> 28 == 4 and self.has("hypervisor"):
+            zero = CpuidResult(0, 0, 0, 0)
+            return eax, None if eax == 0x4000_0000 else zero
+        if eax > (who.xlevel if eax >> 31 else who.level):
+            eax = who.level
+        b, d, c = _words(who.vendor)
+        if eax == 0:
+            return eax, CpuidResult(who.level, b, c, d)
+        if eax == 0x8000_0000:
+            return eax, CpuidResult(who.xlevel, b, c, d)
+        if eax in (2, 4) and who.vendor in _AMD:  # AMD has its caches in 80000005H
+            return eax, CpuidResult(0, 0, 0, 0)
+        if eax in range(0x8000_0002, 0x8000_0005):
+            text = who.text.encode("ascii", "replace")[:47].ljust(48, b"\0")
+            piece = text[16 * (eax - 0x8000_0002) :][:16].decode("ascii")
+            return eax, CpuidResult(*_words(piece))
+        return eax, None
 
     def _leaf_1(self, _ecx: int) -> CpuidResult:
         cr4 = self._q[H.CR_Q + 4]
@@ -273,7 +369,7 @@ class Cpuid:
         return CpuidResult(self._d[H.CPUID_VERSION_D], 0, self._word(F81_ECX), self._word(F81_EDX))
 
     def _leaf_ext_7(self, _ecx: int) -> CpuidResult:
-        return CpuidResult(0, 0, 0, _INVARIANT_TSC if self.has("tsc") else 0)
+        return CpuidResult(0, 0, 0, self._word(F87_EDX) if self.has("tsc") else 0)
 
     def _leaf_ext_8(self, _ecx: int) -> CpuidResult:
         linear = 57 if self.has("la57") else 48

@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
 from emu.cpu.compiled import CompiledCode
-from emu.cpu.cpuid import Cpuid
+from emu.cpu.cpuid import Cpuid, Identity
 from emu.cpu.debug import DebugRegisters
 from emu.cpu.delivery import Delivery
 from emu.cpu.engine import Engine
@@ -77,6 +77,7 @@ class Vcpu:
         cpus: int = 1,
         now: Callable[[], int] = lambda: 0,
         features: Mapping[str, bool] | None = None,
+        identity: Identity | None = None,
         code: CompiledCode | None = None,
         count_blocks: bool = False,
         seed: int = 0,
@@ -84,7 +85,8 @@ class Vcpu:
         """Make vCPU `index` of `cpus`, in its reset state.
 
         `memory` should have its RAM and ROM already; see `sync_slots` for those that come later.
-        `now` is virtual time in ns; `features` switches CPUID features by name. With compiled
+        `now` is virtual time in ns; `features` switches CPUID features by name, `identity` is
+        the model that CPUID names. With compiled
         `code` and a shadow MMU most TLB misses never enter Python; with `count_blocks` it is the
         clock, too. `seed` is that of RDRAND. Raises CalibrationError for an unknown Unicorn.
         """
@@ -106,6 +108,8 @@ class Vcpu:
         self.cpuid = Cpuid(self.hidden, index, cpus)
         for name, on in (features or {}).items():
             self.cpuid.set_feature(name, on)
+        if identity is not None:
+            self.cpuid.identify(identity)
         self.features: Features = self.cpuid.paging_features()
         self.linear = LinearMemory(index, mmu, memory)
         self.slice = Slice(engine)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -246,7 +247,7 @@ def test_cpu_feature(program, capfd, code, model, status):
 @pytest.mark.parametrize("how", ["+{}", "{}", "{}=on"])
 def test_a_feature_that_is_not_to_be_had_warns(program, capfd, name, how):
     assert main(program(EXIT_0, "-cpu", "max," + how.format(name))) == 1
-    warning = f"shadowcorn: warning: CPU feature {name} is not to be had\n"
+    warning = f"shadowcorn: warning: -cpu max without what is not available: {name}\n"
     assert warning in capfd.readouterr().err
 
 
@@ -368,8 +369,50 @@ def test_a_pipe_is_no_disk(tmp_path, capfd, words):
 def test_a_cpu_model_that_nobody_knows_is_a_warning(capfd):
     assert main(["run", "guest:hello", "-cpu", "nosuchmodel,+nx"]) == 33
     assert "warning: CPU model nosuchmodel is not known" in capfd.readouterr().err
-    assert main(["run", "guest:hello", "-cpu", "Skylake-Client-noTSX-IBRS,+nx"]) == 33
-    assert "warning" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "missing"),
+    [("Nehalem", ""), ("nehalem,+nx", ""), ("SandyBridge,-arat", "avx, xsaveopt"),
+     ("qemu64", "svm"), ("qemu64,-svm", ""), ("qemu64,-svm,+avx2,avx2=on", "avx2"),
+     ("pentium", "")],
+)  # fmt: skip
+def test_one_warning_names_all_that_a_model_has_and_we_have_not(program, capfd, model, missing):
+    assert main(program(EXIT_0, "-cpu", model)) == 1
+    name = model.partition(",")[0]
+    warning = f"shadowcorn: warning: -cpu {name} without what is not available: {missing}\n"
+    warnings = [line + "\n" for line in capfd.readouterr().err.splitlines() if "warning" in line]
+    assert warnings == ([warning] if missing else [])
+
+
+@pytest.mark.parametrize(
+    ("model", "eax", "ebx"),
+    [("Nehalem", 0x106A3, 0x756E6547), ("EPYC", 0x800F12, 0x68747541),
+     ("max,family=15,model=107,stepping=1", 0x60FB1, 0x756E6547),
+     ("qemu64,vendor=GenuineIntel", 0x60FB1, 0x756E6547)],
+    ids=["Intel", "AMD", "max with another family", "another vendor"],
+)  # fmt: skip
+def test_a_model_says_who_it_is(program, capfdbinary, model, eax, ebx):
+    send = "b904000000 88d8 e6e9 c1eb08 e2f7"  # 4 times: mov al, bl; out 0e9h, al; shr ebx, 8
+    code = bytes.fromhex(f"31c0 0fa2 {send} b801000000 0fa2 89c3 {send} b000 e6f4 f4")
+    assert main(program(code, "-debugcon", "stdio", "-cpu", model)) == 1
+    assert struct.unpack("<II", capfdbinary.readouterr().out) == (ebx, eax)
+
+
+@pytest.mark.parametrize(
+    "words", ["max,family=x", "max,family=300", "max,stepping=16", "max,vendor=Intel"]
+)
+def test_nonsense_about_who_it_is(program, capfd, words):
+    assert main(program(EXIT_0, "-cpu", words)) == 2
+    assert one_line(capfd.readouterr().err)
+
+
+@pytest.mark.parametrize(("words", "status"), [([], 1), (["-cpu", "max"], 3)])
+def test_under_qemus_name_the_processor_is_qemu64(program, capfd, words, status):
+    _, path, *others = program(SMEP_BIT)
+    device = ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
+    assert main_qemu(["-kernel", path, *others, *device, *words]) == status
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
