@@ -31,6 +31,12 @@ _INTERRUPT_REQUEST_AHEAD = 4
 # Of CPUState, from the back pointer to uc_struct near its end.
 _EXCEPTION_INDEX_BACK = 8
 
+# Of uc_struct, from target_page_size behind invalid_addr: the sizes of pages, a cache line and a
+# context, then three flags that rest at 0 and init_done, which is 1.
+_PAGE_SIZES = struct.pack("<II", 4096, 4095)
+_FLAGS_AHEAD = 48  # hook_insert, first_tb, no_exit_request, init_done
+_PAGE_SIZES_REACH = 1024
+
 _ENV_REACH = 65536
 _CPU_MODEL_PROBE = 25  # any model will do; this one has SVM for nothing but its CPUID leaves
 
@@ -70,6 +76,8 @@ _PROGRAM = bytes.fromhex(
     "f4"  # hlt
 )
 _PROGRAM_INSNS = 12
+_HOOKED = 0x1100
+_HOOKED_PROGRAM = b"\x90\x90\xf4"  # two nops, the first of them hooked, and hlt
 _COUNT = 0x123_4567
 _OUR_EXCEPTION = 0x1000
 
@@ -196,6 +204,7 @@ class _Calibration:
         memory = (ctypes.c_uint8 * 0x5000)()
         base = -(-ctypes.addressof(memory) // 0x1000) * 0x1000
         ctypes.memmove(base + _CODE, _PROGRAM, len(_PROGRAM))
+        ctypes.memmove(base + _HOOKED, _HOOKED_PROGRAM, len(_HOOKED_PROGRAM))
         ctypes.memset(base + 0x2000, 0xFF, 0x2000)  # every MSR is intercepted
         raw.map_memory(self.handle, 0, 0x4000, raw.PROT_ALL, base)
         raw.use_virtual_tlb(self.handle)
@@ -227,6 +236,7 @@ class _Calibration:
         if self.failure or error or self.steps != expected:
             raise _refuse(self.failure or f"test program: error {error}, steps {self.steps}")
         self._find_counters()
+        self._find_no_exit_request()
 
     def _fill(self, _uc: int, gva: int, _access: int, entry: int) -> bool:
         if gva == _BAD_PAGE or self.failure:
@@ -277,6 +287,30 @@ class _Calibration:
         if pair < 0:
             raise _refuse("no instruction counter")
         self.found.update(uc_emu_counter=pair, uc_emu_count=pair + 8)
+
+    def _find_no_exit_request(self) -> None:
+        """Find the flag that has code translated without a look at orders to stop behind each
+        instruction. It is worth time alone: where it is not found, or does nothing, it is -1."""
+        begin = self.found["uc_invalid_addr"]
+        head = self.reader(self.handle, UC_BYTES)
+        sizes = head.find(_PAGE_SIZES, begin, begin + _PAGE_SIZES_REACH)
+        at = sizes + _FLAGS_AHEAD + 2
+        self.found["uc_no_exit_request"] = -1
+        # first_tb is what the last run left.
+        if sizes < 0 or (head[at - 2], head[at], head[at + 1]) != (0, 0, 1):
+            return
+        flag = view(self.handle + at, 1, "B")
+        stop = raw.CODE_CALLBACK(lambda *_: raw.stop(self.handle))
+        hook = raw.add_hook(self.handle, raw.HOOK_CODE, stop, within=(_HOOKED, _HOOKED))
+        ends = []
+        for value in (0, 1):
+            flag[0] = value
+            raw.flush_code(self.handle)
+            raw.start(self.handle, _HOOKED, 0)
+            ends.append(self.env[H.RIP_Q])
+        raw.delete_hook(self.handle, hook)
+        if ends[0] == _HOOKED < ends[1]:
+            self.found["uc_no_exit_request"] = at
 
 
 # --- Reads that cannot crash ---------------------------------------------------------------------

@@ -59,6 +59,7 @@ class Engine:
         self._block_counter = self._find_block_counter() if count_blocks else None
         self.counts_blocks = self._block_counter is not None
         self.serves_events = self.counts_blocks and code is not None and hasattr(mmu, "block")
+        self.stop_between_blocks(True)
         self._keep: list[Any] = []
         self._slots: dict[int, Slot] = {}
         self._map_special_pages()
@@ -69,6 +70,17 @@ class Engine:
         if self.handle:
             handle, self.handle = self.handle, 0
             raw.close(handle)
+
+    def stop_between_blocks(self, wanted: bool) -> None:
+        """Have code that is translated from now on look at orders to stop where a block begins,
+        and not behind every load, store and code hook; a third faster.
+
+        Nothing asks to stop elsewhere but the instruction counter and code hooks: while one of
+        them is there, it must be off. The native plug-in's memory errors are such orders, too.
+        """
+        flag = self.hidden.no_exit_request
+        if flag is not None:
+            flag[0] = wanted and self.counts_blocks and not self.is_native
 
     # --- Physical addresses -------------------------------------------------------------------
 

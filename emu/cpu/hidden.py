@@ -111,6 +111,7 @@ class Layout:
     uc_emu_count: int
     uc_invalid_addr: int
     uc_invalid_error: int
+    uc_no_exit_request: int  # -1: not found
     cpu_env: int
     cpu_icount_pointer: int
     cpu_exit_request: int
@@ -123,7 +124,8 @@ class HiddenState:
 
     `q`, `d`, `h`, `b` are env by 8, 4, 2 and 1 bytes, indexed by this module's constants. `uc` is
     uc_struct by 8 bytes, `cpu` the start of CPUState by 4, `exit_request` and `icount_high` one
-    element each. They are valid while the engine is open, not a moment longer.
+    element each; so is `no_exit_request`, which is None where it was not found. They are valid
+    while the engine is open, not a moment longer.
     """
 
     def __init__(self, handle: int, where: Layout) -> None:
@@ -140,6 +142,8 @@ class HiddenState:
         self.exit_request = view(cpu_address + where.cpu_exit_request, 1, "B")
         self.exception_index = view(cpu_address + where.cpu_exception_index, 4, "i")
         self.invalid_error = view(handle + where.uc_invalid_error, 4, "I")
+        at = where.uc_no_exit_request
+        self.no_exit_request = view(handle + at, 1, "B") if at >= 0 else None
         icount = view(cpu_address + where.cpu_icount_pointer, 8, "Q")[0]
         self.icount_high = view(icount + 2, 2, "h")
         self.counter = where.uc_emu_counter // 8

@@ -118,6 +118,7 @@ class Vcpu:
         self.pins = Pins(self)
         self.fills = Fills(self, engine.handle, code)
         self.hooks = Hooks(self, ports)
+        self.stop_between_blocks = engine.stop_between_blocks
         self.debug = DebugRegisters(self, engine.handle, watches_data=not engine.is_native)
         self.delivery = Delivery(
             self.regs, self.linear, self.hidden, self.fills.load_cr3, self.debug.refresh

@@ -44,6 +44,11 @@ def watch(rig: Rig, address: int, control: int, number: int = 0) -> None:
     rig.cpu.intercepts.program()
 
 
+def stops_between_blocks(rig: Rig) -> bool:
+    flag = rig.cpu.hidden.no_exit_request
+    return flag is not None and bool(flag[0])
+
+
 def hits(rig: Rig) -> list[int]:
     return [rip for vector, rip in rig.events if vector == DB]
 
@@ -145,6 +150,18 @@ def test_a_breakpoint_that_is_taken_back_is_gone(rig: Rig) -> None:
     rig.cpu.debug.write(7, 0)
     assert rig.run() is Exit.HALT
     assert hits(rig) == []
+
+
+def test_orders_to_stop_are_looked_for_behind_instructions_only_while_hooks_give_them(
+    rig: Rig, request: pytest.FixtureRequest
+) -> None:
+    counts_blocks = "blocks" in request.node.callspec.id
+    start(rig, "protected", LOOP, IRET_RF["protected"])
+    assert stops_between_blocks(rig) is counts_blocks
+    watch(rig, TARGET, dr7(EXECUTION))
+    assert not stops_between_blocks(rig)
+    rig.cpu.debug.write(7, 0)
+    assert stops_between_blocks(rig) is counts_blocks
 
 
 def test_reset_takes_breakpoints_back(rig: Rig) -> None:

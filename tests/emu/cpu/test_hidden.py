@@ -52,3 +52,24 @@ def test_reading_where_nothing_is_mapped_is_harmless() -> None:
     assert read(0x10, 64) == b""
     box = ctypes.create_string_buffer(b"here", 4)
     assert read(ctypes.addressof(box), 4) == b"here"
+
+
+def test_flag_that_spares_looks_at_orders_to_stop_is_found_and_works() -> None:
+    assert calibration.layout().uc_no_exit_request > calibration.layout().uc_invalid_addr
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        pytest.param("_FLAGS_AHEAD", 46, id="init_done"),
+        pytest.param("_FLAGS_AHEAD", 32, id="another byte"),
+        pytest.param("_PAGE_SIZES", b"no such sizes", id="nowhere"),
+    ],
+)
+def test_without_that_flag_all_else_is_found(
+    monkeypatch: pytest.MonkeyPatch, name: str, wrong: int | bytes
+) -> None:
+    monkeypatch.setattr(calibration, name, wrong)
+    layout = calibration.layout.__wrapped__()
+    assert layout.uc_no_exit_request == -1
+    assert layout.uc_emu_counter == calibration.layout().uc_emu_counter
