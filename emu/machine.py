@@ -18,7 +18,6 @@ the guest: no A or D bit, no fault, no counter.
 
 from __future__ import annotations
 
-import inspect
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -44,9 +43,10 @@ from emu.reset import PowerUpState
 from emu.schedule import DEFAULT_QUANTUM, Scheduler
 from emu.tables import firmware_tables
 from emu.views import PhysicalView, VirtualView
-from mmu.api import DEFAULT_POOL, Mmu, MmuError, PagingRegisters, find_mmu, make_mmu
+from mmu.api import DEFAULT_POOL, Mmu, MmuError, PagingRegisters
 from mmu.arch import ACCESS_IMPLICIT, Features
 from mmu.memory import Memory, MemoryMapError
+from mmu.plugins import make_mmu
 from mmu.walker import Context, Walk, describe, walk
 
 if TYPE_CHECKING:
@@ -205,7 +205,6 @@ class Machine:
         known = _paging_features(features or {})
         try:
             full_name = _NATIVE if name == "native" else name
-            _check_plug_in(full_name)
             return make_mmu(
                 full_name, self.guest_memory, self, cpus, features=known, pool=pool, audit=audit
             )
@@ -448,21 +447,6 @@ def _paging_features(switches: dict[str, bool]) -> Features:
         pku=switches.get("pku", True),
         la57=switches.get("la57", True),
     )
-
-
-def _check_plug_in(name: str) -> None:
-    """Raise ValueError if what a name stands for is no MMU plug-in."""
-    factory = find_mmu(name)
-    if ":" not in name or not isinstance(factory, type):
-        return
-    methods = [word for word in vars(Mmu) if callable(getattr(Mmu, word)) and word[0] != "_"]
-    missing = [word for word in methods if not hasattr(factory, word)]
-    if missing:
-        raise ValueError(f"{name} is no MMU plug-in: it has no {', '.join(missing)}")
-    try:
-        inspect.signature(factory).bind(None, None, 1, features=None, pool=1)
-    except TypeError as error:
-        raise ValueError(f"{name} cannot be made as an MMU plug-in is: {error}") from None
 
 
 def _internal_report(error: BaseException) -> str:

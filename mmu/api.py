@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The seam: what the machine asks of a memory management unit, and what that may ask back.
 
-A plug-in is any object with the methods of :class:`Mmu`; no base class is needed. The machine
-calls it on a TLB miss, on a change of the control registers, and after a write that it trapped.
-What the guest did wrong comes back as a value (:class:`PageFault`, :class:`NotCanonical`); what
-the host did wrong is an exception::
+A plug-in is a subclass of :class:`Mmu`. The machine calls it on a TLB miss, on a change of the
+control registers, and after a write that it trapped. What the guest did wrong comes back as a value
+(:class:`PageFault`, :class:`NotCanonical`); what the host did wrong is an exception::
 
     MmuError
     +-- InvariantError      an audit found the tables at odds with themselves or with the guest
     +-- PoolError           a bound on shadow pages too small for any fault to be answered
+    +-- PluginError         a name that stands for no plug-in
+
+:mod:`mmu.plugins` finds plug-ins by name and makes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from .arch import (
     PFERR_FETCH,
@@ -26,19 +28,17 @@ from .arch import (
     PFERR_WRITE,
     Features,
 )
-
-if TYPE_CHECKING:
-    from .events import Counters
-    from .memory import Memory
+from .memory import Memory
+from .observe import CompiledBlock, Counters, MmuObserver
 
 __all__ = [
+    "DEFAULT_POOL",
     "FRAME_MASK",
     "MAP_EXEC",
     "MAP_READ",
     "MAP_TRAP",
     "MAP_WRITE",
     "Answer",
-    "DirtyLog",
     "InvariantError",
     "Mapping",
     "Mmu",
@@ -47,10 +47,11 @@ __all__ = [
     "NotCanonical",
     "PageFault",
     "PagingRegisters",
+    "PluginError",
     "PoolError",
     "TlbHost",
+    "Watcher",
     "describe_error_code",
-    "make_mmu",
 ]
 
 
@@ -64,6 +65,10 @@ class InvariantError(MmuError):
 
 class PoolError(MmuError):
     """The pool of shadow pages is too small for this number of vCPUs and levels."""
+
+
+class PluginError(MmuError, ValueError):
+    """A name stands for no plug-in, or for one that cannot be made. One line for a person."""
 
 
 # A Mapping is one int, because one is made on every TLB miss: the frame's address in bits 12 to
@@ -137,155 +142,203 @@ class TlbHost(Protocol):
         """Forget what was translated from the code in a frame, on every vCPU."""
 
 
-class Mmu(Protocol):
+class Watcher(Protocol):
+    """Audits what each event touched; :meth:`Mmu.watch` returns one. Raises InvariantError."""
+
+    def everything(self) -> None:
+        """Audit the whole plug-in."""
+
+    def event(self) -> None:
+        """Audit what was touched since the last event."""
+
+    def loaded(self, cpu: int) -> None:
+        """Audit what a load of CR3 touched."""
+
+    def translated(self, cpu: int, gva: int, answer: Answer) -> None:
+        """Audit what the answer to a miss touched."""
+
+    def written(self, gpa: int, size: int) -> None:
+        """Audit what follows from bytes of guest memory that changed."""
+
+
+class Mmu(ABC):
     """A plug-in. ``cpu`` is always the number of a vCPU, from 0.
 
-    Beside these a plug-in may have what :class:`DirtyLog` says, and, each looked for by its name:
-    ``set_policy``; ``describe_path``; ``pdptes``, the PDPTE registers of a vCPU; ``reused``, which
-    takes hints that a frame is no page table any more; ``version`` and ``keeps``, for those who
-    keep translations; ``flush_on_invlpg`` (True if it is not there); ``block``, what compiled code
-    starts from.
+    Eight methods must be written. Everything after them has a default that suits a plug-in which
+    remembers nothing. A plug-in that is no subclass is wrapped once, by
+    :func:`mmu.plugins.adapt`; nobody else looks for a method by its name.
     """
 
     name: str
     counters: Counters
 
+    # --- What every plug-in does --------------------------------------------------------------
+
+    @abstractmethod
     def load(self, cpu: int, regs: PagingRegisters) -> None:
         """Take the control registers as they now are; the vCPU's TLB is taken to be empty.
 
-        Called again with the same registers it stands for a reload of CR3: what the processor
-        reads then (the PDPTE registers, SDM 4.4.1) is read again.
+        A call with the same registers stands for a reload of CR3: what the processor reads then
+        (the PDPTE registers, SDM 3A 4.4.1) is read again.
         """
 
+    @abstractmethod
     def translate(self, cpu: int, gva: int, access: int) -> Answer:
         """Answer a TLB miss; ``access`` is a union of ``arch.ACCESS_*``, ``gva`` any byte.
 
-        Idempotent, as a miss may be asked twice and a probe is no access. Sets A and D in the
-        guest's tables as the processor does. Grants EXEC for fetches and WRITE for writes only.
+        Idempotent: a miss may be asked twice. Sets A and D in the guest's tables as the processor
+        does. Grants EXEC for fetches and WRITE for writes only.
         """
 
+    @abstractmethod
     def invlpg(self, cpu: int, gva: int) -> None:
         """Note that the guest dropped a translation; the vCPU's TLB has dropped it already."""
 
+    @abstractmethod
     def flushed(self, cpu: int) -> None:
-        """Note that the vCPU's TLB was emptied by somebody else than this unit."""
+        """Note that the vCPU's TLB was emptied, but not at this unit's request."""
 
+    @abstractmethod
     def written(self, gpa: int, size: int, source: str) -> None:
         """Note that bytes of guest memory have changed (a trapped store, a device, a loader)."""
 
+    @abstractmethod
     def remapped(self) -> None:
         """Note that a memory slot came, went or moved: nothing derived from the map holds."""
 
+    @abstractmethod
     def check(self) -> None:
-        """Audit; raises :class:`InvariantError`."""
+        """Audit everything; raises :class:`InvariantError`."""
 
+    # --- What the vCPUs may use, with defaults --------------------------------------------------
 
-class DirtyLog(Protocol):
-    """What a plug-in may have beside: a log of the frames that were written (KVM_GET_DIRTY_LOG)."""
+    flush_on_invlpg: bool = True
+    """Whether INVLPG must empty the vCPU's whole TLB. False: the engine's own INVLPG, which drops
+    one 4 KiB entry, is enough, as the plug-in flushes by itself what a large page left there."""
+
+    @property
+    def version(self) -> int | None:
+        """Grows whenever a translation that was given may be void; None: nothing may be kept."""
+        return None
+
+    def keeps(self, cpu: int, gva: int) -> bool:
+        """Return whether a translation holds until ``version`` grows or the TLB is emptied."""
+        return False
+
+    def reused(self, gpa: int) -> bool:
+        """Take a hint that a frame holds no page table any more: the write that is about to be
+        trapped does not look like one to a table. Return whether such writes need no trap now."""
+        return False
+
+    def is_protected(self, gfn: int) -> bool:
+        """Return whether stores to a frame must be trapped, because it holds a live page table."""
+        return False
+
+    def pdptes(self, cpu: int) -> list[int] | None:
+        """Return a vCPU's PDPTE registers, which mean something under PAE paging only; None if
+        the plug-in does not keep them."""
+        return None
+
+    def compiled_block(self, cpu: int) -> CompiledBlock | None:
+        """Return what the compiled walk of a vCPU starts from, the same at every call; None if
+        every miss must come to :meth:`translate`."""
+        return None
+
+    # --- What people may use, with defaults -----------------------------------------------------
+
+    observers: tuple[MmuObserver, ...] = ()
+    """Who is called at each event, in this order."""
+
+    reports_events: bool = False
+    """Whether the plug-in reports any event to its observers."""
+
+    def observe(self, observer: MmuObserver) -> None:
+        """Report events to ``observer`` from now on, until :meth:`unobserve`."""
+        self.observers = (*self.observers, observer)
+        self.observers_changed()
+
+    def unobserve(self, observer: MmuObserver) -> None:
+        """Report no more to ``observer``.
+
+        Raises:
+            ValueError: it does not observe.
+        """
+        if not any(known is observer for known in self.observers):
+            raise ValueError(f"{observer!r} does not observe the MMU")
+        self.observers = tuple(known for known in self.observers if known is not observer)
+        self.observers_changed()
+
+    def observers_changed(self) -> None:
+        """Called after ``observers`` has changed, for a plug-in that hands them on."""
+        return None
+
+    def describe_path(self, cpu: int, gva: int) -> str:
+        """Return the plug-in's own tables for an address as text, a line a level, or an empty
+        string if it has none. Changes nothing."""
+        return ""
+
+    def set_policy(self, text: str) -> None:
+        """Switch parts of the plug-in, as ``unsync=off,prefetch=off``.
+
+        Raises:
+            ValueError: an unknown policy; a plug-in without policies knows none.
+        """
+        raise ValueError(f"MMU plug-in {self.name!r} has no policies")
+
+    def zap_all(self) -> None:
+        """Forget every translation, and flush every TLB.
+
+        Raises:
+            ValueError: the plug-in cannot.
+        """
+        raise ValueError(f"MMU plug-in {self.name!r} has nothing to zap")
+
+    def shrink(self, pages: int) -> int:
+        """Give back up to ``pages`` of the tables longest unused; return how many went."""
+        return 0
+
+    def watch(self) -> Watcher | None:
+        """Return an audit of what each event touches, from now on; None: audit everything."""
+        return None
+
+    # --- A log of the frames that were written, as KVM_GET_DIRTY_LOG ---------------------------
 
     def start_dirty_log(self) -> None:
-        """Note from now on which frames are written, by whomever. Flushes every TLB."""
+        """Log which frames are written from now on, by any writer. Flushes every TLB.
+
+        Raises:
+            ValueError: the plug-in has no dirty log.
+        """
+        raise ValueError(f"MMU plug-in {self.name!r} has no dirty log")
 
     def dirty_log(self) -> list[int]:
-        """Return the gfns written since the log was started or last read, rising, and begin anew.
+        """Return the gfns written since the log was started or last read, rising, and empty it.
 
-        A frame may be in it that was only granted for writing, and none is missing: but for what
-        the host wrote through nobody (see :class:`mmu.memory.Memory`). Flushes every TLB.
+        It may name a frame that was only granted for writing. It misses none, except what the host
+        wrote without :class:`mmu.memory.Memory`. Flushes every TLB.
 
         Raises:
             ValueError: it was not started.
         """
+        raise ValueError(f"MMU plug-in {self.name!r} has no dirty log")
 
     def stop_dirty_log(self) -> None:
-        """Note no more."""
+        """End the log.
+
+        Raises:
+            ValueError: the plug-in has no dirty log.
+        """
+        raise ValueError(f"MMU plug-in {self.name!r} has no dirty log")
 
 
 class MmuFactory(Protocol):
-    """What ``module:Class`` must name: something callable that gives an :class:`Mmu`."""
+    """Makes a plug-in; what ``MODULE:CLASS`` must name. Mostly the plug-in's class itself."""
 
     def __call__(
         self, memory: Memory, host: TlbHost, cpus: int, *, features: Features, pool: int
     ) -> Mmu:
-        """Make a memory management unit; ``pool`` bounds its shadow pages, where it has any."""
+        """Make a memory management unit; ``pool`` bounds its shadow pages, if it has any."""
 
 
 DEFAULT_POOL = 4096
-
-
-def make_mmu(
-    name: str,
-    memory: Memory,
-    host: TlbHost,
-    cpus: int = 1,
-    *,
-    features: Features | None = None,
-    pool: int = DEFAULT_POOL,
-    policy: str = "",
-    audit: bool = False,
-) -> Mmu:
-    """Make the plug-in called ``name`` (see :func:`find_mmu`) and connect
-    it to ``memory``, so that it hears of every write and of every change of the slots.
-
-    ``policy`` switches parts of the shadow cache, as ``unsync=off,prefetch=off`` (see
-    :class:`mmu.shadow.policy.Policy`). With ``audit``, :meth:`Mmu.check` runs after every call
-    that may change the tables.
-
-    Raises:
-        ValueError: no plug-in of that name, or a policy that it does not have.
-        PoolError: ``pool`` is too small for ``cpus``.
-    """
-    factory = find_mmu(name)
-    mmu = factory(memory, host, cpus, features=features or Features(), pool=pool)
-    if policy:
-        set_policy = getattr(mmu, "set_policy", None)
-        if set_policy is None:
-            raise ValueError(f"MMU plug-in {name!r} has no policies")
-        set_policy(policy)
-    if audit:
-        from .events import Audited
-
-        mmu = Audited(mmu)
-    memory.listeners.append(mmu.written)
-    memory.map_listeners.append(mmu.remapped)
-    return mmu
-
-
-def find_mmu(name: str) -> MmuFactory:
-    """Return the plug-in class that ``name`` stands for, without making one: ``shadow``,
-    ``uncached``, ``lockstep`` (or ``lockstep:FIRST,SECOND``), ``kvm2007`` (the shadow MMU with the
-    key of that year, a bug) or ``module:Class``.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if name == "shadow":
-        from .shadow.mmu import ShadowMmu
-
-        return ShadowMmu
-    if name == "uncached":
-        from .uncached import UncachedMmu
-
-        return UncachedMmu
-    if name == "kvm2007":
-        from .mutants.keys import Kvm2007
-
-        return Kvm2007
-    module_name, colon, class_name = name.partition(":")
-    if module_name == "lockstep":
-        from .lockstep import LockstepMmu, pair
-
-        first, comma, second = class_name.partition(",")
-        if colon and not comma:
-            raise ValueError(f"{name!r}: give two plug-ins, lockstep:FIRST,SECOND")
-        return pair(first, second) if colon else LockstepMmu
-    if not colon:
-        raise ValueError(
-            f"no MMU plug-in is called {name!r} (shadow, uncached, lockstep, kvm2007, MODULE:CLASS)"
-        )
-    import importlib
-
-    try:
-        factory: Callable[..., Mmu] = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot load MMU plug-in {name!r}: {error}") from None
-    return factory
+"""The bound on shadow pages, unless another is given."""

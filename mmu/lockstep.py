@@ -30,34 +30,31 @@ the TLB holds what it held. That, too, is too much and never too little.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
-
 from .api import (
     FRAME_MASK,
     MAP_EXEC,
     MAP_TRAP,
     MAP_WRITE,
     Answer,
-    DirtyLog,
     Mmu,
     MmuError,
+    MmuFactory,
     PagingRegisters,
     TlbHost,
-    find_mmu,
 )
 from .arch import ACCESS_FETCH, ACCESS_IMPLICIT, ACCESS_USER, ACCESS_WRITE, PAGE_SHIFT, Features
 from .memory import Memory
+from .observe import MmuObserver
 from .walker import Context, describe, walk
 
-__all__ = ["DifferenceError", "LockstepMmu", "pair"]
+__all__ = ["DifferenceError", "LockstepMmu"]
 
 
 class DifferenceError(MmuError):
     """Two plug-ins disagree. The message is a whole report."""
 
 
-class LockstepMmu:
+class LockstepMmu(Mmu):
     """Two plug-ins as one. ``first`` answers, ``second`` is asked the same and must agree.
 
     Costs both, and a walk of the guest's tables on every miss. Compiled code is not used, as it
@@ -65,7 +62,7 @@ class LockstepMmu:
     """
 
     name = "lockstep"
-    flush_on_invlpg = True
+    reports_events = True
 
     def __init__(
         self,
@@ -75,13 +72,14 @@ class LockstepMmu:
         *,
         features: Features,
         pool: int,
-        first: str = "shadow",
-        second: str = "uncached",
+        first: MmuFactory,
+        second: MmuFactory,
+        names: tuple[str, str],
     ) -> None:
         self.memory = memory
-        self.names = first, second
-        self.first: Mmu = find_mmu(first)(memory, host, cpus, features=features, pool=pool)
-        self.second: Mmu = find_mmu(second)(memory, host, cpus, features=features, pool=pool)
+        self.names = names
+        self.first = first(memory, host, cpus, features=features, pool=pool)
+        self.second = second(memory, host, cpus, features=features, pool=pool)
         self.counters = self.first.counters
         self.compared = 0
         """How many answers have been found alike."""
@@ -169,57 +167,73 @@ class LockstepMmu:
         for title, text in zip(("before", "after"), (walks[0], walks[-1]), strict=True):
             lines.append(f"The guest's tables {title}:\n{text}")
         for name, mmu in zip(self.names, (self.first, self.second), strict=True):
-            describe_path: Callable[[int, int], str] | None = getattr(mmu, "describe_path", None)
-            if describe_path is not None:
-                lines.append(f"{name}: {describe_path(cpu, gva)}")
+            path = mmu.describe_path(cpu, gva)
+            if path:
+                lines.append(f"{name}: {path}")
         return "\n".join(lines)
 
     def set_policy(self, text: str) -> None:
-        """Change the policy of those of the two that have any.
+        """Change the policy of each of the two that has any.
 
         Raises:
             ValueError: neither has, or an unknown policy.
         """
-        setters = [m.set_policy for m in (self.first, self.second) if hasattr(m, "set_policy")]
-        if not setters:
-            raise ValueError(
-                f"MMU plug-ins {self.names[0]!r} and {self.names[1]!r} have no policies"
-            )
-        for set_policy in setters:
-            set_policy(text)
+        refused = []
+        for mmu in (self.first, self.second):
+            try:
+                mmu.set_policy(text)
+            except ValueError as error:
+                refused.append(error)
+        if len(refused) == 2:
+            raise ValueError("; ".join(dict.fromkeys(map(str, refused))))
 
     def pdptes(self, cpu: int) -> list[int]:
-        """Return a vCPU's PDPTE registers, which mean something under PAE paging only."""
+        """See :meth:`mmu.api.Mmu.pdptes`."""
         return list(self._contexts[cpu].pdptes)
 
     def reused(self, gpa: int) -> bool:
-        """Pass on a hint that a frame is no page table any more to those who take it."""
-        takers = (getattr(mmu, "reused", None) for mmu in (self.first, self.second))
-        told = [taker(gpa) for taker in takers if taker is not None]
-        return all(told)
+        """See :meth:`mmu.api.Mmu.reused`: hints go to both. A trap is needed while one of the two
+        protects the frame."""
+        for mmu in (self.first, self.second):
+            mmu.reused(gpa)
+        return not self.is_protected(gpa >> PAGE_SHIFT)
 
-    def _logs(self) -> list[DirtyLog]:
-        logs: list[DirtyLog] = []
-        for name, mmu in zip(self.names, (self.first, self.second), strict=True):
-            if not hasattr(mmu, "start_dirty_log"):
-                raise ValueError(f"MMU plug-in {name!r} has no dirty log")
-            logs.append(cast(DirtyLog, mmu))
-        return logs
+    def is_protected(self, gfn: int) -> bool:
+        """See :meth:`mmu.api.Mmu.is_protected`."""
+        return self.first.is_protected(gfn) or self.second.is_protected(gfn)
+
+    def observe(self, observer: MmuObserver) -> None:
+        """See :meth:`mmu.api.Mmu.observe`: the events of both are reported."""
+        self.first.observe(observer)
+        self.second.observe(observer)
+
+    def unobserve(self, observer: MmuObserver) -> None:
+        """See :meth:`mmu.api.Mmu.unobserve`."""
+        self.first.unobserve(observer)
+        self.second.unobserve(observer)
+
+    def zap_all(self) -> None:
+        """See :meth:`mmu.api.Mmu.zap_all`."""
+        self.first.zap_all()
+        self.second.zap_all()
+
+    def shrink(self, pages: int) -> int:
+        """See :meth:`mmu.api.Mmu.shrink`."""
+        return self.first.shrink(pages) + self.second.shrink(pages)
 
     def start_dirty_log(self) -> None:
-        """See :meth:`mmu.api.DirtyLog.start_dirty_log`."""
-        for log in self._logs():
-            log.start_dirty_log()
+        """See :meth:`mmu.api.Mmu.start_dirty_log`."""
+        self.first.start_dirty_log()
+        self.second.start_dirty_log()
 
     def dirty_log(self) -> list[int]:
-        """See :meth:`mmu.api.DirtyLog.dirty_log`: what either has noted."""
-        one, two = (set(log.dirty_log()) for log in self._logs())
-        return sorted(one | two)
+        """See :meth:`mmu.api.Mmu.dirty_log`: what either has logged."""
+        return sorted({*self.first.dirty_log(), *self.second.dirty_log()})
 
     def stop_dirty_log(self) -> None:
-        """See :meth:`mmu.api.DirtyLog.stop_dirty_log`."""
-        for log in self._logs():
-            log.stop_dirty_log()
+        """See :meth:`mmu.api.Mmu.stop_dirty_log`."""
+        self.first.stop_dirty_log()
+        self.second.stop_dirty_log()
 
     def invlpg(self, cpu: int, gva: int) -> None:
         """See :meth:`mmu.api.Mmu.invlpg`."""
@@ -245,30 +259,6 @@ class LockstepMmu:
         """See :meth:`mmu.api.Mmu.check`: the audit of both."""
         self.first.check()
         self.second.check()
-
-
-def pair(first: str, second: str) -> type[LockstepMmu]:
-    """Return a plug-in that runs two others, given by name, side by side.
-
-    >>> pair("uncached", "shadow").__name__
-    'LockstepMmu(uncached,shadow)'
-
-    Raises:
-        ValueError: one of them does not exist.
-    """
-    find_mmu(first)
-    find_mmu(second)
-
-    class Pair(LockstepMmu):
-        def __init__(
-            self, memory: Memory, host: TlbHost, cpus: int, *, features: Features, pool: int
-        ) -> None:
-            super().__init__(
-                memory, host, cpus, features=features, pool=pool, first=first, second=second
-            )
-
-    Pair.__name__ = f"LockstepMmu({first},{second})"
-    return Pair
 
 
 def _difference(one: Answer, two: Answer, access: int) -> str:

@@ -23,8 +23,8 @@ from collections.abc import Iterator
 
 from .api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE, TlbHost
 from .arch import ACCESS_FETCH, ACCESS_WRITE, PAGE_SHIFT
-from .events import Counters
 from .memory import Memory
+from .observe import Counters, MmuObserver
 
 EPOCHS = 128
 """Epochs run from 1 to 127 and round; 0 stands for never."""
@@ -80,6 +80,7 @@ class TlbTracker:
         self._runners: dict[int, int] = {}  # gfn -> vCPUs that fetched from it (several only)
         self._code: set[int] = set()  # the frames whose fetched_epoch is not 0
         self._dirty: set[int] | None = None
+        self.observers: tuple[MmuObserver, ...] = ()
         self.is_logging = False
         """Whether dirty logging is on: then every grant of WRITE must pass through here."""
         shared = array("Q", bytes(24))
@@ -154,6 +155,8 @@ class TlbTracker:
         for cpu in range(self.cpus):
             self.counters.tlb_flush += 1
             self.host.flush_tlb(cpu)
+        for observer in self.observers:
+            observer.tlb_flush()
         self._flushed = 0
         self.shared[0] = self.epoch = (self.epoch + self._window - 1) % (EPOCHS - 1) + 1
 

@@ -11,6 +11,8 @@ from .api import (
     MAP_TRAP,
     MAP_WRITE,
     Answer,
+    Mmu,
+    PageFault,
     PagingRegisters,
     TlbHost,
 )
@@ -23,16 +25,17 @@ from .arch import (
     PAGE_SHIFT,
     Features,
 )
-from .events import Counters
 from .memory import Memory
+from .observe import Counters
 from .tlb import TlbTracker, trap_permissions
 from .walker import Context, Walk, set_accessed_dirty, walk
 
 
-class UncachedMmu:
+class UncachedMmu(Mmu):
     """Walks at every miss. ``pool`` is accepted and means nothing: there are no shadow pages."""
 
     name = "uncached"
+    reports_events = True
 
     def __init__(
         self, memory: Memory, host: TlbHost, cpus: int, *, features: Features, pool: int = 0
@@ -53,9 +56,14 @@ class UncachedMmu:
         self.counters.pf_taken += 1
         memory = self.memory
         context = self.contexts[cpu]
+        for observer in self.observers:
+            observer.pagetable_walk(cpu, gva, access)
         found = walk(memory, context, gva, access)
         if found.fault is not None:
             self.counters.pf_guest += 1
+            if isinstance(found.fault, PageFault):
+                for observer in self.observers:
+                    observer.walker_error(cpu, *found.fault)
             return found.fault
         for gpa in set_accessed_dirty(memory, context, found):
             self.tlb.changed(gpa >> PAGE_SHIFT)
@@ -80,19 +88,27 @@ class UncachedMmu:
         self.tlb.remapped()
 
     def pdptes(self, cpu: int) -> list[int]:
-        """Return a vCPU's PDPTE registers, which mean something under PAE paging only."""
+        """See :meth:`mmu.api.Mmu.pdptes`."""
         return list(self.contexts[cpu].pdptes)
 
+    def observers_changed(self) -> None:
+        """See :meth:`mmu.api.Mmu.observers_changed`."""
+        self.tlb.observers = self.observers
+
+    def zap_all(self) -> None:
+        """See :meth:`mmu.api.Mmu.zap_all`: nothing is remembered but what the TLBs hold."""
+        self.tlb.flush_all()
+
     def start_dirty_log(self) -> None:
-        """See :meth:`mmu.tlb.TlbTracker.start_dirty_log`."""
+        """See :meth:`mmu.api.Mmu.start_dirty_log`."""
         self.tlb.start_dirty_log()
 
     def dirty_log(self) -> list[int]:
-        """See :meth:`mmu.tlb.TlbTracker.dirty_log`."""
+        """See :meth:`mmu.api.Mmu.dirty_log`."""
         return self.tlb.dirty_log()
 
     def stop_dirty_log(self) -> None:
-        """See :meth:`mmu.tlb.TlbTracker.stop_dirty_log`."""
+        """See :meth:`mmu.api.Mmu.stop_dirty_log`."""
         self.tlb.stop_dirty_log()
 
     def check(self) -> None:

@@ -117,8 +117,7 @@ class InProcess:
             **self.options,
         ) as machine:
             if self.policy:
-                mmu: Any = machine.mmu
-                mmu.set_policy(self.policy)
+                machine.mmu.set_policy(self.policy)
             outcome = machine.run(timeout=_TIMEOUT)
             if outcome.exit_code != PASSED:
                 raise BenchError(

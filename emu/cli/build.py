@@ -241,11 +241,8 @@ def fw_cfg_files(options: RunOptions) -> dict[str, bytes]:
 
 def set_policy(machine: Machine, text: str) -> None:
     """Switch policies of the shadow MMU; raises UsageError."""
-    setter = getattr(machine.mmu, "set_policy", None)
     try:
-        if setter is None:
-            raise ValueError(f"the plug-in {machine.mmu.name} has no policies")
-        setter(text)
+        machine.mmu.set_policy(text)
     except ValueError as error:
         machine.close()
         raise UsageError(f"--shadow-policy: {error}") from error

@@ -102,11 +102,12 @@ def connect_tracers(options: RunOptions, machine: Machine) -> None:
     from emu.report import event_line
 
     if "mmu" in options.log_items:
-        cache = getattr(machine.mmu, "cache", None)
-        if cache is None:
-            say(f"warning: -d mmu: the plug-in {options.mmu} has no tracepoints")
+        if machine.mmu.reports_events:
+            from mmu.trace import TraceLines
+
+            machine.mmu.observe(TraceLines(logging.getLogger("shadowcorn.mmu").debug))
         else:
-            cache.trace = logging.getLogger("shadowcorn.mmu").debug
+            say(f"warning: -d mmu: the plug-in {options.mmu} has no tracepoints")
     if "int" in options.log_items:
         log = logging.getLogger("shadowcorn.int")
         for cpu in machine.cpus:

@@ -86,10 +86,10 @@ def _parse(words: Sequence[str]) -> tuple[RunOptions, list[int], int | None]:
 
 def _both(machine: Machine, cpu: int, gva: int) -> str:
     guest = machine._walk_text(machine.cpus[cpu], gva)
-    describe_path = getattr(machine.mmu, "describe_path", None)
-    if describe_path is None:
+    path = machine.mmu.describe_path(cpu, gva)
+    if not path:
         return f"{guest}\n(the plug-in {machine.mmu.name} has no tables of its own)"
-    return side_by_side(guest, describe_path(cpu, gva))
+    return side_by_side(guest, path)
 
 
 def side_by_side(left: str, right: str) -> str:

@@ -58,7 +58,8 @@ class Engine:
         self.state_block = StateBlock()
         self._block_counter = self._find_block_counter() if count_blocks else None
         self.counts_blocks = self._block_counter is not None
-        self.serves_events = self.counts_blocks and code is not None and hasattr(mmu, "block")
+        walks = code is not None and mmu.compiled_block(0) is not None
+        self.serves_events = self.counts_blocks and walks
         self.stop_between_blocks(True)
         self._keep: list[Any] = []
         self._slots: dict[int, Slot] = {}

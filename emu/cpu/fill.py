@@ -86,7 +86,7 @@ class Fills:
         self._handle = handle
         self._flush = raw.TlbFlusher(handle)
         self._code = code
-        self._mmu: Any = cpu.mmu
+        self._mmu = cpu.mmu
         self._index = cpu.index
         self._hidden = cpu.hidden
         self._regs = cpu.regs
@@ -109,16 +109,16 @@ class Fills:
     def install(self, keep: list[Any]) -> None:
         """Hook TLB fills: by Python, or by compiled code that calls Python for what is left."""
         fill = self._make_fill()
-        code = self._code if hasattr(self._mmu, "block") else None
+        block = self._mmu.compiled_block(self._index) if self._code is not None else None
+        code = self._code if block is not None else None
         self.fill = fill if code is None else self._behind_compiled_code(fill)
         python = raw.FILL_CALLBACK(self.fill)
         keep.append(python)
         self._callback = python, 0
-        if code is None:
+        if code is None or block is None:
             self.come_last()
             return
         words = self._state.words
-        block = self._mmu.block(self._index)
         keep.append(block)
         words[compiled.ENV // 8] = self._hidden.env_address
         words[compiled.HIT_BLOCK // 8] = block.address
@@ -267,14 +267,15 @@ class Fills:
         from user mode, is made by a long REP STOS, or lies where the stack grows (VirtualBox asks
         the same). Here RIP stands on the instruction; when the store arrives it does not.
         """
-        reused = getattr(self._mmu, "reused", None)
         gpa = answer & FRAME_MASK
-        if reused is None or not self._cpu.memory.host_address(gpa):
+        if not self._cpu.memory.host_address(gpa):
             return answer
         is_stack = gva >> 12 == self._regs.linear_rsp - 1 >> 12
-        if not (access & ACCESS_USER or is_stack or self._is_long_fill()) or not reused(gpa):
+        if not (access & ACCESS_USER or is_stack or self._is_long_fill()):
             return answer
-        again: Answer = self._mmu.translate(self._index, gva, access)
+        if not self._mmu.reused(gpa):
+            return answer
+        again = self._mmu.translate(self._index, gva, access)
         return again if isinstance(again, int) else answer
 
     def _is_long_fill(self) -> bool:
@@ -336,11 +337,9 @@ class Fills:
     def pdptes(self) -> list[int] | None:
         """Return the PDPTE registers, which the MMU has; None if it has not, or will load them
         before the next fetch."""
-        known = getattr(self._mmu, "pdptes", None)
-        if known is None or self._regs.cr3 != self._loaded_cr3:
+        if self._regs.cr3 != self._loaded_cr3:
             return None
-        pdptes: list[int] = known(self._index)
-        return pdptes
+        return self._mmu.pdptes(self._index)
 
     def _task_register_changed(self, fetch: bool) -> None:
         """Look at a fill that finds another TSS than the one before: LTR, or a task switch.

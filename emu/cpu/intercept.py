@@ -87,7 +87,7 @@ class Intercepts:
         self._pause_rip = -1
         self._pause_end = 0
         self._pause_time = 0
-        self._flush_on_invlpg = getattr(cpu.mmu, "flush_on_invlpg", True)
+        self._flush_on_invlpg = cpu.mmu.flush_on_invlpg
         self.handlers: dict[int, Callable[[], None]] = {
             _EXIT_READ_CR0: self._read_cr0,
             _EXIT_READ_CR8: self._read_cr8,

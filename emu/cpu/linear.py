@@ -8,8 +8,6 @@ delivery faults half-way has changed no memory.
 
 from __future__ import annotations
 
-from typing import Any
-
 from emu.cpu.faults import Fault, Vector
 from mmu.api import FRAME_MASK, MAP_EXEC, MAP_TRAP, Mmu, NotCanonical
 from mmu.arch import ACCESS_FETCH, ACCESS_IMPLICIT, ACCESS_USER, ACCESS_WRITE
@@ -36,10 +34,10 @@ class LinearMemory:
 
     def __init__(self, index: int, mmu: Mmu, memory: Memory) -> None:
         """Look through `mmu` as vCPU `index`."""
-        self._mmu: Any = mmu
+        self._mmu = mmu
         self._sees_flushes = mmu.name != "native"  # there the engine empties its TLB unseen
-        self._has_version = hasattr(mmu, "version")
-        self._version = 0
+        self._has_version = mmu.version is not None
+        self._version: int | None = 0
         self._index = index
         self._translate = mmu.translate
         self._memory = memory
@@ -100,9 +98,8 @@ class LinearMemory:
     def _without_table(self, gva: int, access: int, answer: int) -> int:
         """Return how a write that is to be told shall be answered: the processor itself writes to
         stacks and task state, so that a page table which it meets is one no more."""
-        reused = getattr(self._mmu, "reused", None)
         gpa = answer & FRAME_MASK
-        if reused is None or not self._memory.host_address(gpa) or not reused(gpa):
+        if not self._memory.host_address(gpa) or not self._mmu.reused(gpa):
             return answer
         again = self._translate(self._index, gva, access)
         return again if isinstance(again, int) else answer

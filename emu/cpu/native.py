@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from emu.cpu import raw
-from mmu.api import MAP_EXEC, MAP_READ, MAP_WRITE, Answer, PagingRegisters, TlbHost
+from mmu.api import MAP_EXEC, MAP_READ, MAP_WRITE, Answer, Mmu, PagingRegisters, TlbHost
 from mmu.arch import PAGE_SHIFT, Features
-from mmu.events import Counters
 from mmu.memory import Memory
+from mmu.observe import Counters
 from mmu.walker import Context, set_accessed_dirty, walk
 
 __all__ = ["NativeMmu", "map_holes"]
@@ -24,7 +24,7 @@ __all__ = ["NativeMmu", "map_holes"]
 _END = 1 << 40
 
 
-class NativeMmu:
+class NativeMmu(Mmu):
     """Stands in the plug-in's place where Unicorn translates by itself."""
 
     name = "native"

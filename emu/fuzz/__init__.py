@@ -141,7 +141,7 @@ def _campaign(arguments: argparse.Namespace) -> int:
 
 def check_target(target: str, mmu: str) -> None:
     """Raise UsageError for a plug-in that is not there."""
-    from mmu.api import find_mmu
+    from mmu.plugins import find_mmu
 
     if target == "program" and mmu == "native":
         return

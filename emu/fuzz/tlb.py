@@ -49,7 +49,7 @@ class ModelTlb:
         self.entries: list[dict[_Key, int]] = [{} for _ in range(cpus)]
         self.code: list[dict[int, bytes]] = [{} for _ in range(cpus)]
         # What a plug-in said may be kept: (gva, access) -> (its version, the Mapping)
-        self.kept: list[dict[tuple[int, int], tuple[int, int]]] = [{} for _ in range(cpus)]
+        self.kept: list[dict[tuple[int, int], tuple[int | None, int]]] = [{} for _ in range(cpus)]
 
     # --- What the MMU asks --------------------------------------------------------------------
 

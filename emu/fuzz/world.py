@@ -25,7 +25,6 @@ from mmu.api import (
     MAP_WRITE,
     Answer,
     PagingRegisters,
-    make_mmu,
 )
 from mmu.arch import (
     ACCESS_AC,
@@ -42,6 +41,7 @@ from mmu.arch import (
     Features,
 )
 from mmu.memory import Memory, MemoryMapError
+from mmu.plugins import make_mmu
 from mmu.shadow.compiled import KINDS, hit
 from mmu.walker import Walk, pdptes_valid
 
@@ -74,8 +74,8 @@ class World:
             policy=case.get("policy", ""),
         )
         self.compared = 0
-        make_block = getattr(self.mmu, "block", None) if case.get("compiled") else None
-        self._blocks = [make_block(cpu) for cpu in range(self.cpus)] if make_block else []
+        blocks = map(self.mmu.compiled_block, range(self.cpus)) if case.get("compiled") else ()
+        self._blocks = [block for block in blocks if block is not None]
         self._steps: dict[str, Callable[..., None]] = {
             "load": self._load,
             "access": self._access_step,
@@ -125,7 +125,7 @@ class World:
         """INVLPG; a plug-in that needs not be told has the engine drop one 4 KiB entry."""
         if cpu >= self.cpus:
             return
-        if getattr(self.mmu, "flush_on_invlpg", True):
+        if self.mmu.flush_on_invlpg:
             self.mmu.invlpg(cpu, gva)
             self.tlb.flush_tlb(cpu)
             self.mmu.flushed(cpu)
@@ -175,17 +175,15 @@ class World:
             self._disagree(cpu, found, answer)
         self._check_rights(cpu, access, answer)
         self.tlb.grant(cpu, gva, access, answer, self.twin.page_shift(cpu, found))
-        mmu: Any = self.mmu
-        if hasattr(mmu, "keeps") and mmu.keeps(cpu, gva):
-            self.tlb.kept[cpu][gva, access] = (mmu.version, answer)
+        if self.mmu.keeps(cpu, gva):
+            self.tlb.kept[cpu][gva, access] = (self.mmu.version, answer)
         return answer
 
     def _check_kept(self) -> None:
         """What the plug-in said could be kept must hold until its version grows."""
-        mmu: Any = self.mmu
         for cpu, kept in enumerate(self.tlb.kept):
             for (gva, access), (version, answer) in tuple(kept.items()):
-                if version != mmu.version:
+                if version != self.mmu.version:
                     del kept[gva, access]
                     continue
                 now = self.twin.walk(cpu, gva, access)
@@ -267,8 +265,7 @@ class World:
         slot = self.memory.slot_at(gpa)
         if slot is None or slot.kind != "ram":
             raise Difference("rights", f"a store to {slot!r} at {gpa:#x} goes straight through")
-        is_protected = getattr(getattr(self.mmu, "cache", None), "is_protected", None)
-        if is_protected is not None and is_protected(gpa >> PAGE_SHIFT):
+        if self.mmu.is_protected(gpa >> PAGE_SHIFT):
             raise Difference("protection", f"a store to {gpa:#x}, a live table, goes unseen")
         at = gpa - slot.gpa
         slot.view[at : at + len(piece)] = piece
@@ -333,34 +330,37 @@ class World:
     # --- What the owner of a machine may do -----------------------------------------------------
 
     def _policy(self, text: str) -> None:
-        if hasattr(self.mmu, "set_policy"):
+        try:
             self.mmu.set_policy(text)
-            self.twin.nothing_is_stale()
+        except ValueError:  # it has none
+            return
+        self.twin.nothing_is_stale()
 
     def _shrink(self, pages: int) -> None:
-        if hasattr(self.mmu, "shrink"):
-            self.mmu.shrink(pages)
+        self.mmu.shrink(pages)
 
     def _zap(self) -> None:
-        if hasattr(self.mmu, "zap_all"):
+        try:
             self.mmu.zap_all()
-            self.twin.nothing_is_stale()
+        except ValueError:  # it cannot
+            return
+        self.twin.nothing_is_stale()
 
     def _log(self, on: bool) -> None:
         """Dirty logging: switch it on, or read the log if it is on, or off."""
         twin = self.twin
-        mmu: Any = self.mmu
-        if not hasattr(mmu, "dirty_log") or not hasattr(mmu, "stop_dirty_log"):
+        try:
+            if twin.logged is None and on:
+                self.mmu.start_dirty_log()
+            logged = set(self.mmu.dirty_log()) if twin.logged is not None else set()
+        except ValueError:  # it has none
             return
-        if twin.logged is not None:
-            missing = twin.logged - set(mmu.dirty_log())
-            if missing:
-                frames = ", ".join(f"{gfn:x}" for gfn in sorted(missing))
-                raise Difference("dirty log", f"gfns written and not in the log: {frames}")
-        elif on:
-            mmu.start_dirty_log()
+        missing = (twin.logged or set()) - logged
+        if missing:
+            frames = ", ".join(f"{gfn:x}" for gfn in sorted(missing))
+            raise Difference("dirty log", f"gfns written and not in the log: {frames}")
         if not on and twin.logged is not None:
-            mmu.stop_dirty_log()
+            self.mmu.stop_dirty_log()
         twin.logged = set() if on else None
 
     # --- What must hold -------------------------------------------------------------------------

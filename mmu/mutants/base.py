@@ -12,6 +12,7 @@ from ..arch import (
     Features,
 )
 from ..memory import Memory
+from ..observe import CompiledBlock
 from ..shadow.context import ShadowContext
 from ..shadow.mmu import ShadowMmu
 
@@ -24,10 +25,6 @@ def around(owner: object, name: str, wrapper: Callable[..., Any]) -> None:
 def instead(owner: object, name: str, function: Callable[..., Any]) -> None:
     """Call ``function(*args)`` instead of ``owner.name(*args)``."""
     setattr(owner, name, function)
-
-
-def _no_compiled_code(self: object) -> None:
-    raise AttributeError("block")  # it would answer without the bug
 
 
 class Mutant(ShadowMmu):
@@ -52,20 +49,20 @@ class Mutant(ShadowMmu):
     dies: ClassVar[str] = "answer"
     crash: ClassVar[type[Exception] | None] = None
     forgotten_mode_bits: ClassVar[int] = 0
-    context_class: ClassVar[type[ShadowContext]] = ShadowContext
-    block: Any = property(_no_compiled_code)
 
     def __init__(
         self, memory: Memory, host: TlbHost, cpus: int, *, features: Features, pool: int
     ) -> None:
         super().__init__(memory, host, cpus, features=features, pool=pool)
         self.name = type(self).__name__
-        for context in self.contexts:
-            context.__class__ = self.context_class
         self._mutate()
 
     def _mutate(self) -> None:
         """Put the bug in."""
+
+    def compiled_block(self, cpu: int) -> CompiledBlock | None:
+        """None: compiled code would answer without the bug."""
+        return None
 
     def _enter_root_page(self, context: ShadowContext) -> None:
         context.mode &= ~self.forgotten_mode_bits

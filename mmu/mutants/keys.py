@@ -11,6 +11,7 @@ from ..arch import (
     ACC_WRITE,
     Levels,
 )
+from ..kvm2007 import KeyWithoutAccess
 from ..shadow.context import ShadowContext
 from ..shadow.pool import ShadowPage
 from ..shadow.role import (
@@ -31,20 +32,12 @@ from ..walker import Walk
 from .base import Mutant, around
 
 
-class _KeyWithoutAccess(ShadowContext):
-    __slots__ = ()
-
-    def child_key(self, found: Walk, level: int, direct_rights: int) -> tuple[int, int]:
-        gfn, role = super().child_key(found, level, direct_rights)
-        return gfn, role | (0 if is_direct(role) else ACC_ALL << ACCESS_SHIFT)
-
-
 class Kvm2007(Mutant):
     """The key as it was published."""
 
     bug = "inherited access is not in the key (CVE-2021-38198)"
     case = (1,)
-    context_class = _KeyWithoutAccess
+    context_class = KeyWithoutAccess
 
 
 class _DirectKeyWithoutAccess(ShadowContext):

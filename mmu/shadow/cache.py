@@ -19,8 +19,8 @@ from __future__ import annotations
 import mmap
 
 from ..arch import ACC_EXEC, ACC_USER, PAGE_OFFSET, PAGE_SHIFT
-from ..events import Counters, Tracer
 from ..memory import Memory
+from ..observe import Counters, MmuObserver
 from ..tlb import TlbTracker, address_of, frames_of
 from .compiled import (
     FRAME_OTHER,
@@ -52,7 +52,6 @@ from .pool import (
 from .rmap import Rmap
 from .role import (
     ROLE_BITS,
-    describe_role,
     is_direct,
     level_of,
     sptes_of_gpte,
@@ -96,7 +95,7 @@ class ShadowCache:
         """The vCPUs' :attr:`~mmu.shadow.context.ShadowContext.paths`, emptied with any path."""
         self._has_large = False  # the guest has used a large page
         self._written_up_to = 0  # behind the last write to a table
-        self.trace: Tracer | None = None
+        self.observers: tuple[MmuObserver, ...] = ()
         self.version = 0
         """Grows whenever a translation is taken back, or may be without our knowing."""
 
@@ -170,8 +169,8 @@ class ShadowCache:
         if page is not None:
             self.counters.mmu_cache_hit += 1
             self.pool.touch(page)
-            if self.trace is not None:
-                self.trace(f"kvm_mmu_get_page: {describe_role(gfn, role)} existing")
+            for observer in self.observers:
+                observer.get_page(gfn, role, False)
             return page
         self.counters.mmu_cache_miss += 1
         page = self.pool.take(gfn, role)
@@ -187,8 +186,8 @@ class ShadowCache:
             else:
                 siblings.append(page)
             self.note_tables(gfn)
-        if self.trace is not None:
-            self.trace(f"kvm_mmu_get_page: {describe_role(gfn, role)} new")
+        for observer in self.observers:
+            observer.get_page(gfn, role, True)
         return page
 
     def reserve(self, pages: int) -> None:
@@ -312,8 +311,8 @@ class ShadowCache:
         drops one piece, and it is the zap of what stands for the page that drops the others.
         """
         flush = self._may_map_large(page) and self._is_running(page)
-        if self.trace is not None:
-            self.trace(f"kvm_mmu_prepare_zap_page: {describe_role(page.gfn, page.role)}")
+        for observer in self.observers:
+            observer.prepare_zap_page(page.gfn, page.role)
         self.counters.mmu_shadow_zapped += 1
         self.version += 1
         words = self.words
@@ -398,6 +397,8 @@ class ShadowCache:
         pages = self.tables.get(gpa >> PAGE_SHIFT)
         if pages is None:
             return
+        for observer in self.observers:
+            observer.pte_write(gpa, size)
         offset = gpa & PAGE_OFFSET
         held = counts = False
         goes_on = gpa == self._written_up_to

@@ -315,7 +315,7 @@ class Block:
         words[TOP_SHIFT // 8] = context.shifts[0]
         words[GVA_MASK // 8] = paging.gva_mask  # all ones: -1
         words[CANONICAL // 8] = paging.canonical_bits - 1
-        words[BLOCKED // 8] = cache.trace is not None
+        words[BLOCKED // 8] = bool(cache.observers)
         words[NO_WRITES // 8] = tlb.is_logging
         words[NO_FETCHES // 8] = tlb.cpus > 1 or paging.smap
         words[TRACKER // 8] = tlb.shared_address

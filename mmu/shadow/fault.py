@@ -9,7 +9,7 @@ in :meth:`Faults.answer`, as does a hit: it says what the TLB entry may be used 
 
 from __future__ import annotations
 
-from ..api import MAP_READ, MAP_TRAP, MAP_WRITE, Answer
+from ..api import MAP_READ, MAP_TRAP, MAP_WRITE, Answer, PageFault
 from ..arch import (
     ACC_EXEC,
     ACC_USER,
@@ -31,8 +31,8 @@ from ..arch import (
     Levels,
     pkey_denies,
 )
-from ..events import Counters
 from ..memory import Memory
+from ..observe import Counters
 from ..tlb import TlbTracker, trap_permissions
 from ..walker import Walk, set_accessed_dirty, walk
 from .cache import ShadowCache
@@ -172,8 +172,8 @@ class Faults:
         self.counters.pf_taken += 1
         self.counters.pf_guest += 1
         fault = paging.fault(gva, access, why)
-        if self.cache.trace is not None:
-            self.cache.trace(f"kvm_mmu_walker_error: {fault}")
+        for observer in self.cache.observers:
+            observer.walker_error(cpu, *fault)
         return fault
 
     def _refill(
@@ -202,8 +202,8 @@ class Faults:
         else:
             counters.pf_fixed += 1
             cache.set_leaf(place, spte)
-            if cache.trace is not None:
-                cache.trace(f"kvm_mmu_set_spte: gfn {gfn:x} spte {spte:x}")
+            for observer in cache.observers:
+                observer.set_spte(place, gfn, spte)
             if self._is_walk_upward(page, place):
                 self._prefetch(context, page, place)
         return self.answer(cpu, context, place, spte, gfn << PAGE_SHIFT, access)
@@ -240,13 +240,14 @@ class Faults:
         counters.pf_taken += 1
         paging = context.paging
         found = walk(self.memory, paging, gva, access)
-        trace = self.cache.trace
-        if trace is not None:
-            trace(f"kvm_mmu_pagetable_walk: addr {gva:x} pferr {access & 0x1F:x}")
+        observers = self.cache.observers
+        for observer in observers:
+            observer.pagetable_walk(cpu, gva, access)
         if found.fault is not None:
             counters.pf_guest += 1
-            if trace is not None:
-                trace(f"kvm_mmu_walker_error: {found.fault}")
+            if isinstance(found.fault, PageFault):
+                for observer in observers:
+                    observer.walker_error(cpu, *found.fault)
             return found.fault
         for gpa in set_accessed_dirty(self.memory, paging, found):
             self.tlb.changed(gpa >> PAGE_SHIFT)
@@ -285,8 +286,8 @@ class Faults:
             return spte, place
         self.counters.pf_fixed += 1
         cache.set_leaf(place, spte)
-        if cache.trace is not None:
-            cache.trace(f"kvm_mmu_set_spte: gfn {found.frame:x} spte {spte:x}")
+        for observer in cache.observers:
+            observer.set_spte(place, found.frame, spte)
         page = self.pool.page_at(place)
         if found.level == 1 and page is not None and self._is_walk_upward(page, place):
             self._prefetch(context, page, place)

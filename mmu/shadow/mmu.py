@@ -21,12 +21,15 @@ that changed.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ..api import (
     FRAME_MASK,
     MAP_EXEC,
     MAP_READ,
     MAP_WRITE,
     Answer,
+    Mmu,
     NotCanonical,
     PagingRegisters,
     TlbHost,
@@ -40,8 +43,8 @@ from ..arch import (
     is_canonical,
     pkey_denies,
 )
-from ..events import Counters
 from ..memory import Memory
+from ..observe import CompiledBlock, Counters
 from ..tlb import TlbTracker
 from ..walker import Context
 from .audit import audit
@@ -66,7 +69,7 @@ from .role import describe_role, make_role, mode_bits
 from .watch import Watch
 
 
-class ShadowMmu:
+class ShadowMmu(Mmu):
     """The plug-in. ``pool`` is the most shadow pages that may stand at once, all vCPUs together.
 
     Raises:
@@ -74,6 +77,8 @@ class ShadowMmu:
     """
 
     name = "shadow"
+    context_class: ClassVar[type[ShadowContext]] = ShadowContext
+    reports_events = True
     flush_on_invlpg = False
     """The engine's own INVLPG, of one 4 KiB entry, is enough. A change of a large page has flushed
     the TLBs by itself: it stands in a table that is write-protected, and an spte stands for it as
@@ -105,7 +110,7 @@ class ShadowMmu:
 
     def _new_context(self, cpu: int, paging: Context) -> ShadowContext:
         root = self.pool.root_table(cpu)
-        return ShadowContext(paging, root, None, SHIFTS_32, 0, hardware_tests(False, False))
+        return self.context_class(paging, root, None, SHIFTS_32, 0, hardware_tests(False, False))
 
     def _choose_plain_tests(self) -> None:
         """Say which misses :meth:`translate` may answer from the leaf alone: after any change of
@@ -184,12 +189,22 @@ class ShadowMmu:
                 self.pool.touch(page)
                 self.cache.link(context.root + quarter, page)
 
-    def block(self, cpu: int) -> Block:
-        """Return a vCPU's block for :func:`mmu.shadow.compiled.hit`, kept up to date from now."""
-        block = self._blocks[cpu] = Block()
-        self.counters.compiled.append(block)
-        self._publish(cpu)
+    def compiled_block(self, cpu: int) -> CompiledBlock | None:
+        """See :meth:`mmu.api.Mmu.compiled_block`: the block for :func:`mmu.shadow.compiled.hit`,
+        kept up to date from the first call."""
+        block = self._blocks.get(cpu)
+        if block is None:
+            block = self._blocks[cpu] = Block()
+            self.counters.compiled.append(block)
+            self._publish(cpu)
         return block
+
+    def observers_changed(self) -> None:
+        """See :meth:`mmu.api.Mmu.observers_changed`: compiled code answers nothing while somebody
+        observes."""
+        self.tlb.observers = self.cache.observers = self.observers
+        for cpu in self._blocks:
+            self._publish(cpu)
 
     def _publish(self, cpu: int, changed: bool = True) -> None:
         """Show compiled code the vCPU's root, and with ``changed`` everything else too."""
@@ -345,13 +360,17 @@ class ShadowMmu:
         self.counters.invlpg += 1
 
     @property
-    def version(self) -> int:
-        """Grows whenever a translation that was given may be void; see :meth:`keeps`."""
+    def version(self) -> int | None:
+        """See :attr:`mmu.api.Mmu.version`."""
         return self.cache.version
 
+    def is_protected(self, gfn: int) -> bool:
+        """See :meth:`mmu.api.Mmu.is_protected`."""
+        return self.cache.is_protected(gfn)
+
     def keeps(self, cpu: int, gva: int) -> bool:
-        """Return whether a translation holds until ``version`` grows or the TLB is emptied. Those
-        from a table out of sync do not: the guest may change it and execute INVLPG unseen."""
+        """See :meth:`mmu.api.Mmu.keeps`. A translation from a table out of sync is not kept: the
+        guest may change the table and execute INVLPG, and neither is seen."""
         context = self.contexts[cpu]
         known = context.paths.get(gva >> 21)
         if known is not None:
@@ -389,7 +408,7 @@ class ShadowMmu:
         self.zap_all()
 
     def zap_all(self) -> None:
-        """Forget every translation at once; the pages themselves go by and by."""
+        """See :meth:`mmu.api.Mmu.zap_all`. The pages themselves are taken apart lazily."""
         self._leave_everything()
         self._enter_roots()
 
@@ -405,34 +424,33 @@ class ShadowMmu:
             self._publish(cpu)
 
     def shrink(self, pages: int) -> int:
-        """Give up to ``pages`` of the longest unused shadow pages back, as KVM does when the host
-        is short of memory (mmu_shrink_scan). Return how many went; roots in use stay."""
+        """See :meth:`mmu.api.Mmu.shrink`, and KVM's mmu_shrink_scan. Roots in use stay."""
         return self.cache.shrink(pages)
 
     def start_dirty_log(self) -> None:
-        """See :meth:`mmu.tlb.TlbTracker.start_dirty_log`."""
+        """See :meth:`mmu.api.Mmu.start_dirty_log`."""
         self.tlb.start_dirty_log()
         self._choose_plain_tests()
         for cpu in self._blocks:
             self._publish(cpu)
 
     def dirty_log(self) -> list[int]:
-        """Return the gfns written since last asked; see :meth:`mmu.tlb.TlbTracker.dirty_log`."""
+        """See :meth:`mmu.api.Mmu.dirty_log`."""
         return self.tlb.dirty_log()
 
     def stop_dirty_log(self) -> None:
-        """See :meth:`mmu.tlb.TlbTracker.stop_dirty_log`."""
+        """See :meth:`mmu.api.Mmu.stop_dirty_log`."""
         self.tlb.stop_dirty_log()
         self._choose_plain_tests()
         for cpu in self._blocks:
             self._publish(cpu)
 
     def pdptes(self, cpu: int) -> list[int]:
-        """Return a vCPU's PDPTE registers, which mean something under PAE paging only."""
+        """See :meth:`mmu.api.Mmu.pdptes`."""
         return list(self.contexts[cpu].paging.pdptes)
 
     def describe_path(self, cpu: int, gva: int) -> str:
-        """Return the shadow tables' side of an address, a line a level. Changes nothing."""
+        """See :meth:`mmu.api.Mmu.describe_path`."""
         context = self.contexts[cpu]
         gva &= context.paging.gva_mask
         place = context.root
@@ -455,5 +473,5 @@ class ShadowMmu:
         audit(self)
 
     def watch(self) -> Watch:
-        """Return an audit of what each event touches; from now on."""
+        """See :meth:`mmu.api.Mmu.watch`."""
         return Watch(self)

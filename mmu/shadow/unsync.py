@@ -50,8 +50,8 @@ class UnsyncTables:
         cache.set_frame_state(gfn, False)
         cache.note_tables(gfn)
         cache.counters.mmu_unsync += 1
-        if cache.trace is not None:
-            cache.trace(f"kvm_mmu_unsync_page: gfn {gfn:x}")
+        for observer in cache.observers:
+            observer.unsync_page(gfn)
         return True
 
     def sync(self, gfn: int) -> None:
@@ -60,8 +60,8 @@ class UnsyncTables:
         before = self.came_from.pop(gfn).tobytes()
         cache.set_frame_state(gfn, True)
         cache.note_tables(gfn)
-        if cache.trace is not None:
-            cache.trace(f"kvm_mmu_sync_page: gfn {gfn:x}")
+        for observer in cache.observers:
+            observer.sync_page(gfn)
         table = cache.memory.table64(gfn)
         now = table.tobytes() if table is not None else b"\xff" * PAGE_SIZE
         held = False

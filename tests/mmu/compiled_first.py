@@ -19,7 +19,7 @@ class CompiledFirst(ShadowMmu):
 
     def __init__(self, memory, host, cpus, *, features, pool):
         super().__init__(memory, host, cpus, features=features, pool=pool)
-        self.vcpu_blocks = [self.block(cpu) for cpu in range(cpus)]
+        self.vcpu_blocks = [self.compiled_block(cpu) for cpu in range(cpus)]
         self.hits = 0
         self.asked = 0
 

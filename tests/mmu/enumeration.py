@@ -45,9 +45,10 @@ from itertools import product
 
 from emu.fuzz import sdm
 from emu.fuzz.sdm import PAT_LARGE, PCD, PS, PWT, RW, US, XD, A, Cpuid, D, G, P, Regs
-from mmu.api import NotCanonical, PageFault, make_mmu
+from mmu.api import NotCanonical, PageFault
 from mmu.arch import Features
 from mmu.memory import Memory
+from mmu.plugins import make_mmu
 from mmu.walker import Context, pdptes_valid, set_accessed_dirty, walk
 
 from .compiled_first import CompiledFirst

@@ -26,10 +26,10 @@ from mmu.api import (
     NotCanonical,
     PageFault,
     PagingRegisters,
-    make_mmu,
 )
 from mmu.arch import Features
 from mmu.memory import Memory
+from mmu.plugins import make_mmu
 from mmu.walker import pdptes_valid
 
 from .model_tlb import ModelTlb
@@ -158,8 +158,6 @@ class Rig:
         self._kept_at = None
         self._edited = False
         self.mmu = self._make(plugin, pool, policy)
-        plugins = (self.mmu, getattr(self.mmu, "first", None), getattr(self.mmu, "second", None))
-        self._caches = [plugin.cache for plugin in plugins if hasattr(plugin, "cache")]
         self.regs = [Regs() for _ in range(cpus)]
         self.pdptes = [(0, 0, 0, 0) for _ in range(cpus)]
         self.possible = [{} for _ in range(cpus)]
@@ -239,7 +237,7 @@ class Rig:
                 if page != gva & ~0xFFF and not _same_page(cached.page, page, gva)
             }
         self.mmu.invlpg(cpu, gva)
-        if getattr(self.mmu, "flush_on_invlpg", True):
+        if self.mmu.flush_on_invlpg:
             # An engine knows nothing of large pages. Unless the plug-in sees to them, all goes.
             self.tlb.entries[cpu].clear()
             self._forget_kept(cpu)
@@ -291,7 +289,7 @@ class Rig:
             too_much = self._what_is_stale(cpu, entry)
             if too_much:
                 raise WrongAnswer(f"{entry} granted for a {access}: {too_much}")
-            if hasattr(self.mmu, "keeps") and self.mmu.keeps(cpu, gva):
+            if self.mmu.keeps(cpu, gva):
                 self._check_kept()
                 self.kept[cpu, entry.page, access] = entry
         self.settle()
@@ -425,11 +423,11 @@ class Rig:
 
     def is_protected(self, gfn):
         """Whether a frame holds a live table whose stores must be seen, if the plug-in has any."""
-        return any(cache.is_protected(gfn) for cache in self._caches)
+        return self.mmu.is_protected(gfn)
 
     @property
     def _version(self):
-        return getattr(self.mmu, "version", 0)
+        return self.mmu.version
 
     def _check_kept(self):
         """Translations that a plug-in keeps by version hold, INVLPG or not."""

@@ -8,10 +8,11 @@ from functools import partial
 import pytest
 
 from emu.fuzz.sdm import US, A, D, P
-from mmu.api import MAP_EXEC, MAP_TRAP, find_mmu, make_mmu
-from mmu.lockstep import DifferenceError, LockstepMmu, pair
+from mmu.api import MAP_EXEC, MAP_TRAP
+from mmu.kvm2007 import Kvm2007
+from mmu.lockstep import DifferenceError, LockstepMmu
 from mmu.memory import Memory
-from mmu.mutants.keys import Kvm2007
+from mmu.plugins import find_mmu, make_mmu
 
 from . import test_cases_cache, test_cases_modes, test_cases_rights, test_cases_writes, world
 from .model_tlb import ModelTlb
@@ -168,9 +169,16 @@ def test_addresses_that_are_not_canonical_and_protection_keys_agree():
 
 
 def test_by_name():
-    assert find_mmu("lockstep") is LockstepMmu
-    assert issubclass(find_mmu("lockstep:shadow,uncached"), LockstepMmu)
-    assert issubclass(pair("uncached", "uncached"), LockstepMmu)
+    memory = Memory()
+    memory.add_ram(0, 0x10000)
+    for name, pair in (
+        ("lockstep", ("shadow", "uncached")),
+        ("lockstep:shadow,uncached", ("shadow", "uncached")),
+        ("lockstep:uncached,uncached", ("uncached", "uncached")),
+    ):
+        mmu = make_mmu(name, memory, ModelTlb(1))
+        assert isinstance(mmu, LockstepMmu)
+        assert mmu.names == (mmu.first.name, mmu.second.name) == pair
     for wrong in ("lockstep:shadow", "lockstep:shadow,nothing", "lockstep:,"):
         with pytest.raises(ValueError, match="plug-in"):
             find_mmu(wrong)
@@ -183,7 +191,7 @@ def test_a_policy_is_for_those_that_have_policies():
     assert not mmu.first.policy.unsync
     both = make_mmu("lockstep:shadow,shadow", memory, ModelTlb(1), policy="large=off")
     assert not both.first.policy.large and not both.second.policy.large
-    with pytest.raises(ValueError, match="'uncached' and 'uncached' have no policies"):
+    with pytest.raises(ValueError, match="'uncached' has no policies"):
         make_mmu("lockstep:uncached,uncached", memory, ModelTlb(1), policy="large=off")
     with pytest.raises(ValueError, match="shadow policy"):
         mmu.set_policy("nosuch=on")

@@ -8,8 +8,8 @@ from random import Random
 import pytest
 
 from mmu.api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE
-from mmu.events import Counters
 from mmu.memory import Memory
+from mmu.observe import Counters
 from mmu.tlb import EPOCHS, TlbTracker, frames_of, nonzero, trap_permissions
 
 R, W, X = MAP_READ, MAP_WRITE, MAP_EXEC

@@ -17,8 +17,9 @@ from contextlib import suppress
 from random import Random
 
 from emu.fuzz.sdm import PS, RW, US, XD, A, D, G, P
-from mmu.api import FRAME_MASK, MAP_WRITE, make_mmu
+from mmu.api import FRAME_MASK, MAP_WRITE
 from mmu.memory import Memory
+from mmu.plugins import make_mmu
 
 from .compiled_first import CompiledFirst
 from .rig import (

@@ -9,7 +9,7 @@ from emu.cpu.slice import Exit
 from emu.cpu.vcpu import Vcpu
 from emu.ports import PortBus
 from emu.state import ATTR_CODE64, ATTR_DATA32, SEGMENTS, CpuState, Segment, Table
-from mmu.api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE, NotCanonical, PageFault
+from mmu.api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE, Mmu, NotCanonical, PageFault
 from mmu.arch import ACCESS_FETCH, ACCESS_WRITE
 from mmu.memory import Memory
 
@@ -18,7 +18,7 @@ from .snippets import CODE
 RAM = 1 << 20
 
 
-class IdentityMmu:
+class IdentityMmu(Mmu):
     """Maps every address to itself; `faults` are pages that refuse with an error code."""
 
     name = "identity"
@@ -58,6 +58,9 @@ class IdentityMmu:
         pass
 
     def written(self, gpa, size, source):
+        pass
+
+    def remapped(self):
         pass
 
     def check(self):

@@ -7,8 +7,8 @@ from array import array
 
 import pytest
 
-from mmu.events import Counters
 from mmu.memory import Memory
+from mmu.observe import Counters
 from mmu.shadow.cache import FLOOD_WRITES, ShadowCache
 from mmu.shadow.policy import Policy
 from mmu.shadow.pool import (

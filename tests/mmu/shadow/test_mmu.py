@@ -10,6 +10,7 @@ import pytest
 
 from emu.fuzz.sdm import RW, US, A, D, P, Regs
 from mmu.api import MAP_READ, MAP_TRAP, MAP_WRITE
+from mmu.trace import TraceLines
 
 from ..rig import (
     DEVICE,
@@ -298,7 +299,8 @@ def test_asking_twice_changes_nothing_more():
 def test_traces_are_kvms():
     rig, _ = started(policy="unsync=off")
     lines = []
-    rig.mmu.cache.trace = lines.append
+    tracer = TraceLines(lines.append)
+    rig.mmu.observe(tracer)
     rig.may(GVA, WRITE)
     rig.faults(GVA + 0x1000, USER_WRITE)
     rig.mmu.shrink(1)
@@ -314,7 +316,7 @@ def test_traces_are_kvms():
     assert any("4-level q0 wux nxe wp new" in line for line in lines)
     assert any(line.endswith("existing") for line in lines)
     assert any("user write, not present" in line for line in lines)
-    rig.mmu.cache.trace = None
+    rig.mmu.unobserve(tracer)
     count = len(lines)
     rig.may(GVA + 0, READ)
     assert len(lines) == count
