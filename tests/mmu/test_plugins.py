@@ -64,9 +64,6 @@ WRONG = {
         "'json:JSONDecoder' is no MMU plug-in: it has no load, translate",
     ),
     "other arguments": (f"{__name__}:NoArguments", "cannot be made as an MMU plug-in is"),
-        f"{__name__}:NoArguments",
-        "cannot be made as an MMU plug-in is.*TypeError",
-    ),
     "methods are missing": (f"{__name__}:Half", "it has no invlpg, flushed, written, remapped"),
     "half a pair is none": (f"lockstep:shadow,{__name__}:Half", "it has no invlpg"),
 }
