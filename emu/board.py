@@ -76,7 +76,8 @@ class BoardOptions:
     `debug_exit` is (first port, how many) or None, `debugcons` (port, sink), `start_time` seconds
     since 1970 for the RTC, `disks` by number (0 and 1 on the first IDE channel), `floppies` by
     number, which the firmware alone can reach: there is no controller; `fw_cfg` files by name;
-    `test_device` adds QEMU's pc-testdev. `reserved` is RAM that firmware keeps.
+    `test_device` adds QEMU's pc-testdev. `foreign_power` is whether there is Bochs' power-off port,
+    0x8900, which QEMU's pc does not have. `reserved` is RAM that firmware keeps.
     """
 
     serial: Sequence[TextSink | None] = (None,)
@@ -89,6 +90,7 @@ class BoardOptions:
     fw_cfg: Mapping[str, bytes] = field(default_factory=dict)
     test_device: bool = False
     hpet: bool = True
+    foreign_power: bool = True
     reserved: Sequence[tuple[int, int, int]] = ()
     extra: list[Callable[[Board], None]] = field(default_factory=list)
 
@@ -201,7 +203,7 @@ class Board:
         self.debugcons = [DebugConsole(sink) for _, sink in options.debugcons]
         for console, (port, _) in zip(self.debugcons, options.debugcons, strict=True):
             ports.add(port, port, console)
-        self._add_power(stop)
+        self._add_power(stop, options.foreign_power)
         self._debug_exits: list[DebugExit] = []
         if options.debug_exit is not None:
             first, count = options.debug_exit
@@ -245,12 +247,13 @@ class Board:
         APIC, or by the 8259s through LINT0. (LINT1 is wired to nothing.)"""
         return self.ioapic.is_unmaskable or any(apic.is_unmaskable for apic in self.local_apics)
 
-    def _add_power(self, stop: Stop) -> None:
+    def _add_power(self, stop: Stop, foreign: bool) -> None:
         self.power = AcpiPm(self.clock, self.irq(9), stop)
         self.ports.add(PM_BASE, PM_BASE + PM_SIZE - 1, self.power, width=4)
         self.ports.add(0xB2, 0xB3, ApmPort(self.power))
         self.shutdown_port = ShutdownPort(stop)
-        self.ports.add(0x8900, 0x8900, self.shutdown_port)
+        if foreign:
+            self.ports.add(0x8900, 0x8900, self.shutdown_port)
 
     def _add_configuration(
         self, ram_size: int, reset: Callable[[bool], None], options: BoardOptions

@@ -130,7 +130,7 @@ class Machine:
         self._tables = firmware_tables(ram[0], cpus, ports, with_hpet=options.hpet)
         options.reserved = self._tables.reserved
         self._tables.install(self.guest_memory)
-        self._bios = Bios(self._tables.rom, self._tables.reserved)
+        self._bios = Bios(self._tables.rom, self._tables.reserved, warn)
         self._bios.install(self.guest_memory)
         self._is_audited = bool(audit)
         self.mmu: Mmu = self._make_mmu(mmu, cpus, cpu_features, shadow_pages, audit is True)

@@ -76,13 +76,34 @@ def _guest(name: str) -> Kernel:
 
 
 def _from_disk(options: RunOptions) -> Kernel:
+    """Return the boot sector of the first drive, in the order of -boot, that has one.
+
+    Without any, it is the first drive's, for the loader to say what is wrong with it.
+    """
+    first_hard = min(options.drives, key=lambda drive: drive.index, default=None)
+    drives = {"a": (options.floppies.get(0), 0), "c": (first_hard, 0x80)}
+    found = [
+        (_first_sector(drive.path), drive.path, number)
+        for drive, number in (drives.get(letter, (None, 0)) for letter in options.boot_order)
+        if drive is not None
+    ]
+    if not found:
+        raise KernelError("no drive to boot from: -fda or -hda has the first")
+    for sector, path, number in found:
+        any_will_do = number < 0x80 and options.boots_any_floppy
+        if sector.endswith(b"\x55\xaa") or any_will_do:
+            image = sector[:510] + b"\x55\xaa"
+            return Kernel(image, path, drive=number, format="bootsector")
+    sector, path, number = found[0]
+    return Kernel(sector, path, drive=number, format="bootsector")
+
+
+def _first_sector(path: str) -> bytes:
     from emu.devices.disk import Disk
 
-    number = 0 if 0 in options.floppies else 0x80
-    first = options.floppies.get(0) or min(options.drives, key=lambda drive: drive.index)
-    disk = Disk(Path(first.path), read_only=True)
+    disk = Disk(Path(path), read_only=True)
     try:
-        return Kernel(disk.read(0, 1), first.path, drive=number, format="bootsector")
+        return disk.read(0, 1)
     finally:
         disk.close()
 
@@ -143,6 +164,7 @@ def make_machine(
         fw_cfg=fw_cfg_files(options),
         test_device=options.test_device,
         hpet=options.hpet,
+        foreign_power=options.foreign_power,
     )
     optional: dict[str, Any] = {}
     if options.shadow_pages is not None:

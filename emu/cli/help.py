@@ -23,11 +23,13 @@ the machine, in QEMU's spelling
   -no-hpet                no HPET; also -machine hpet=off
   -hda FILE               a disk image (also -hdb to -hdd, -fda, -fdb)
   -drive file=FILE,...    the same: index=N, snapshot=on, readonly=on, if=ide|floppy
+  -boot ORDER             where to boot from without a kernel: c hard disk, a floppy (default ca)
   -snapshot               keep all writes off the disk images
   -fw_cfg name=N,string=S a fw_cfg file (or file=PATH)
   -rtc base=DATE          what the clock says at power-on, as 2024-01-31T12:00:00
   -device isa-debug-exit,iobase=0xf4,iosize=0x04
-                          where the guest may end the run (this is the default)
+                          where the guest may end the run (this is the default; said, it takes away
+                          the power-off port that Bochs has and QEMU has not)
   -action reboot=reset    start again when the guest resets the machine (shadowcorn-qemu's default)
   -no-reboot              a reset ends the run, with exit code 8 (shadowcorn run's default)
 

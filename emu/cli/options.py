@@ -54,7 +54,8 @@ class RunOptions:
     """One run. Outputs are "stdio", "null" or "file:PATH"; None is "not said".
 
     `for_qemu` says that what is not said is to be as under QEMU. `reboot` is whether the machine
-    starts again when the guest resets it.
+    starts again when the guest resets it. `foreign_power` is whether there are the power-off ports
+    of other emulators. `boot_order` has the letters of -boot: "c" hard disks, "a" floppies.
     """
 
     for_qemu: bool = False
@@ -69,6 +70,7 @@ class RunOptions:
     serial_said: bool = False
     debugcon: list[tuple[int, str]] = field(default_factory=list)
     debug_exit: DebugExit | None = None
+    foreign_power: bool = True
     test_device: bool = False
     hpet: bool = True
     log_items: set[str] = field(default_factory=set)
@@ -76,6 +78,8 @@ class RunOptions:
     display: str | None = None
     drives: list[Drive] = field(default_factory=list)
     floppies: dict[int, Drive] = field(default_factory=dict)
+    boot_order: str = "ca"
+    boots_any_floppy: bool = False
     snapshot: bool = False
     fw_cfg: list[FwCfg] = field(default_factory=list)
     rtc: str | None = None

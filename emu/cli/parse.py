@@ -39,6 +39,7 @@ _MIB = 1 << 20
 _MIN_MEMORY = _MIB
 _MAX_MEMORY = 1 << 38
 _DISPLAYS = ("text", "none", "curses")
+_BOOT_ORDER = "ca"  # hard disk, floppy: the pc's default is "cad"
 _QEMU_CPU = "qemu64"  # the pc's default (hw/i386/pc_piix.c)
 _LOG_ITEMS = ("mmu", "int", "device", "guest_errors", "unimp")
 
@@ -67,6 +68,18 @@ def _cpu(options: RunOptions, value: str) -> None:
     options.cpu, options.cpu_said = value, True
 
 
+# Properties of -machine that a guest would see: name, values that change nothing, what is missing.
+_MACHINE_PROPERTIES = (
+    ("acpi", ("on", "auto"), "there always are ACPI tables"),
+    ("usb", ("off",), "there is no USB"),
+    ("firmware", (), "the firmware is shadowcorn's own"),
+    ("pflash0", (), "the firmware is shadowcorn's own"),
+    ("dtb", (), "a PC has no device tree"),
+    ("pic", ("on", "auto"), "there always is a pair of 8259s"),
+    ("pit", ("on", "auto"), "there always is an 8254"),
+)
+
+
 def _machine(options: RunOptions, value: str) -> None:
     fields = qemu.properties(value, "type")
     kind = fields.get("type", "pc")
@@ -74,6 +87,12 @@ def _machine(options: RunOptions, value: str) -> None:
         options.warn(f"machine type {kind} is not known: the board is a pc (i440FX)")
     if "hpet" in fields:
         options.hpet = fields["hpet"] != "off"
+    for name in ("kernel", "initrd", "append"):
+        if name in fields:
+            setattr(options, name, fields[name])
+    for name, harmless, why in _MACHINE_PROPERTIES:
+        if name in fields and fields[name] not in harmless:
+            options.warn(f"-machine {name}={fields[name]} is passed over: {why}")
 
 
 def _log(options: RunOptions, value: str) -> None:
@@ -81,7 +100,7 @@ def _log(options: RunOptions, value: str) -> None:
         if item in _LOG_ITEMS:
             options.log_items.add(item)
         elif item in qemu.FOREIGN_LOG_ITEMS or item.startswith("trace:"):
-            options.warn(f"-d {item} is not to be had: passed over")
+            options.warn(f"-d {item} is passed over: there is no such log")
         else:
             raise UsageError(f"-d {item} is not known: one of {', '.join(_LOG_ITEMS)}")
 
@@ -107,8 +126,48 @@ def _fw_cfg(options: RunOptions, value: str) -> None:
 
 
 def _monitor(options: RunOptions, value: str) -> None:
-    if value not in ("none", "null", "stdio", "vc", "/dev/null"):
-        options.warn("there is no monitor: -monitor is passed over")
+    if value not in ("none", "null", "vc", "/dev/null"):
+        _warn_once(options, "-monitor is passed over: there is no monitor")
+
+
+def _vga(options: RunOptions, value: str) -> None:
+    if value != "std":
+        _warn_once(options, f"-vga {value} is passed over: the graphics card is a standard VGA")
+
+
+def _network(options: RunOptions, value: str) -> None:
+    """-net and -nic: a card would be seen by the guest, the host's end of one is not."""
+    kind, _, rest = value.partition(",")
+    if kind == "nic" or "model=" in rest:
+        _warn_once(options, "-net and -nic are passed over: there is no network card")
+
+
+def _nic(options: RunOptions, value: str) -> None:
+    if value != "none":
+        _network(options, f"nic,{value}")
+
+
+def _global(options: RunOptions, value: str) -> None:
+    if not value.startswith("kvm"):  # of chips that the host's kernel would be
+        _warn_once(options, f"-global {value} is passed over: there is no such property")
+
+
+def _warn_once(options: RunOptions, text: str) -> None:
+    if text not in options.warnings:
+        options.warn(text)
+
+
+def _boot(options: RunOptions, value: str) -> None:
+    """-boot: the letters of order= and once= that name what is there: a and c."""
+    fields = qemu.properties(value, "order")
+    order = fields.get("once", "") + fields.get("order", "")
+    strange = sorted(set(order) - set("abcdnop"))
+    if strange:
+        raise UsageError(f"-boot {value}: no drive is called {strange[0]}")
+    for letter, what in (("d", "CD-ROM drive"), ("n", "network card")):
+        if letter in order:
+            _warn_once(options, f"-boot {value}: there is no {what}, the next in order is taken")
+    options.boot_order = "".join(dict.fromkeys(order + _BOOT_ORDER))
 
 
 def _action(options: RunOptions, value: str) -> None:
@@ -168,6 +227,11 @@ _VALUES: dict[str, _Setter] = {
     "display": _display,
     "fw_cfg": _fw_cfg,
     "monitor": _monitor,
+    "global": _global,
+    "net": _network,
+    "nic": _nic,
+    "vga": _vga,
+    "boot": _boot,
     "rtc": _rtc,
     "seed": _attribute("seed", parse_number, "--seed"),
     "format": _attribute("format"),
@@ -185,13 +249,14 @@ _VALUES: dict[str, _Setter] = {
 }
 _FLAGS: dict[str, str] = {
     "nodefaults": "no_defaults",
+    "no-fd-bootchk": "boots_any_floppy",
     "snapshot": "snapshot",
     "audit": "audit",
     "audit-slices": "audit_slices",
     "summary": "summary",
 }
 # Taken up in the second pass, when all -chardev and -drive if=none are known.
-_LATER = ("serial", "debugcon", "device", "parallel", "boot")
+_LATER = ("serial", "debugcon", "device", "parallel")
 _DISKS = {"hda": 0, "hdb": 1, "hdc": 2, "hdd": 3}
 _FLOPPIES = {"fda": 0, "fdb": 1}
 TAKES_VALUE = {
@@ -200,7 +265,6 @@ TAKES_VALUE = {
         (
             *_FLAGS,
             "nographic",
-            "no-shutdown",
             "curses",
             "no-reboot",
             "no-hpet",
@@ -220,6 +284,7 @@ def parse_run(words: Sequence[str], *, for_qemu: bool = False) -> RunOptions:
     chardevs: dict[str, str] = {}
     unplugged: dict[str, Drive] = {}
     later: list[tuple[str, str]] = []
+    ignored: dict[str, str] = {}
     nographic = False
     for name, value in qemu.split(words, TAKES_VALUE):
         text = value or ""
@@ -248,9 +313,14 @@ def parse_run(words: Sequence[str], *, for_qemu: bool = False) -> RunOptions:
         elif name == "curses":
             options.display = "curses"
         elif name in qemu.UNSUPPORTED:
-            options.warn(f"-{name} is not to be had: passed over")
+            ignored.setdefault(name, qemu.UNSUPPORTED[name].why)
+        elif name in qemu.REFUSED:
+            raise UsageError(f"-{name}: {qemu.REFUSED[name].why}")
+    for name, why in ignored.items():
+        options.warn(f"-{name} is passed over: {why}")
     _second_pass(options, later, chardevs, unplugged)
     _defaults(options, nographic)
+    _check(options, ignored)
     return options
 
 
@@ -279,7 +349,7 @@ def _second_pass(options: RunOptions, later: Sequence[tuple[str, str]], chardevs
 
 
 def _defaults(options: RunOptions, nographic: bool) -> None:
-    """Fill in what was not said, and refuse what makes no sense together."""
+    """Fill in what was not said."""
     if nographic:
         options.display = options.display or "none"
     if options.display is None:
@@ -293,11 +363,19 @@ def _defaults(options: RunOptions, nographic: bool) -> None:
         shown = nographic or not options.for_qemu
         shown = shown or (options.display != "none" and not options.no_defaults)
         options.serial.append("stdio" if shown else "null")
+    options.foreign_power = not options.for_qemu and options.debug_exit is None
     if not options.for_qemu:
         options.debug_exit = options.debug_exit or DebugExit()
         if all(iobase != 0xE9 for iobase, _ in options.debugcon):
             options.debugcon.append((0xE9, "null"))
+
+
+def _check(options: RunOptions, ignored: dict[str, str]) -> None:
+    """Refuse what makes no sense together, and a run of nothing."""
     if options.kernel is None and not options.drives and not options.floppies:
+        for name in ("cdrom", "pflash", "bios"):
+            if name in ignored:
+                raise UsageError(f"no kernel and no disk: -{name} is passed over: {ignored[name]}")
         raise UsageError("no kernel: name a file, or guest:NAME (shadowcorn guests lists them)")
     if options.kernel is None and (options.append or options.initrd):
         raise UsageError("-append and -initrd are for a kernel that is named")

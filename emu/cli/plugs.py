@@ -27,7 +27,7 @@ def character_device(options: RunOptions, value: str, chardevs: dict[str, str]) 
         return value
     if kind in ("vc", "pty", "tcp", "udp", "telnet", "unix", "websocket", "pipe", "braille",
                 "msmouse", "ringbuf", "socket") or value.startswith("/dev/"):  # fmt: skip
-        options.warn(f"character device {value} is not to be had: its output is dropped")
+        options.warn(f"character device {value} is not available: its output is dropped")
         return "null"
     raise UsageError(f"{value} is no character device: stdio, null or file:PATH")
 
@@ -69,7 +69,7 @@ def add_device(options: RunOptions, value: str, chardevs: dict[str, str],
         index = place(options, fields)
         insert_disk(options, replace(drive, index=index if index >= 0 else drive.index))
     elif driver not in ("pci-testdev", "VGA"):
-        options.warn(f"device {driver} is not known: passed over")
+        options.warn(f"device {driver} is not available: passed over")
 
 
 def insert_disk(options: RunOptions, drive: Drive) -> None:
@@ -111,6 +111,9 @@ def add_drive(options: RunOptions, value: str, unplugged: dict[str, Drive]) -> N
     if fields.get("media") == "cdrom":
         options.warn(f"-drive {value}: there is no CD-ROM drive, passed over")
         return
+    if kind in ("pflash", "mtd", "sd"):
+        options.warn(f"-drive if={kind} is passed over: there is no flash memory, no SD card")
+        return
     if not path:
         raise UsageError(f"-drive {value} needs file=PATH")
     if fields.get("format", "raw") != "raw":
@@ -125,5 +128,7 @@ def add_drive(options: RunOptions, value: str, unplugged: dict[str, Drive]) -> N
         unplugged[fields.get("id", "")] = drive
     else:
         if kind != "ide":
-            options.warn(f"-drive if={kind} is not to be had: {path} becomes an IDE disk")
+            options.warn(
+                f"-drive if={kind}: there is no such controller, {path} becomes an IDE disk"
+            )
         insert_disk(options, drive)

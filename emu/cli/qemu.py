@@ -3,8 +3,8 @@
 
 An option may be spelled with one dash or two; the argument is always the next word, whatever that
 looks like (`-append -v`). `split` turns such words into (name, value) pairs. Options that QEMU
-knows and shadowcorn has no use for are of two kinds: *silent* ones change nothing that a guest
-could see, the others are worth a warning.
+knows and shadowcorn has no use for are in `emu.cli.table`: some change nothing that a guest could
+see, others are worth a warning, a few are refused.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from emu.cli.table import OPTIONS, How, Row
 from emu.errors import UsageError
 
 __all__ = [
     "FOREIGN_LOG_ITEMS",
     "KNOWN_DEVICES",
+    "REFUSED",
     "SILENT",
     "UNSUPPORTED",
     "Option",
@@ -37,29 +39,18 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_SILENT_FLAGS = _names(
-    "enable-kvm no-fd-bootchk no-user-config only-migratable enable-sync-profile async-teardown "
-    "mem-prealloc full-screen portrait win2k-hack singlestep usb"
-)
-_SILENT_WITH_VALUE = _names(
-    "accel audio audiodev chroot compat echr global icount k L mem-path msg name net netdev "
-    "nic numa overcommit pidfile rotate runas sandbox spice trace uuid vga vnc watchdog-action"
-)
-_UNSUPPORTED_FLAGS = _names("s S daemonize preconfig no-acpi xen-attach xen-domid-restrict")
-_UNSUPPORTED_WITH_VALUE = _names(
-    "acpitable add-fd bios blockdev cdrom dfilter dtb dump-vmstate fsdev gdb incoming iscsi "
-    "loadvm mon mtdblock object option-rom pflash plugin qmp qmp-pretty readconfig sd set smbios "
-    "tpmdev usbdevice virtfs xen-domid"
-)
+def _passed_over(how: How) -> dict[str, Row]:
+    return {name: row for name, row in OPTIONS.items() if row.how is how}
 
-SILENT = {**dict.fromkeys(_SILENT_FLAGS, False), **dict.fromkeys(_SILENT_WITH_VALUE, True)}
-"""Options without a visible effect here: name to whether an argument follows."""
 
-UNSUPPORTED = {
-    **dict.fromkeys(_UNSUPPORTED_FLAGS, False),
-    **dict.fromkeys(_UNSUPPORTED_WITH_VALUE, True),
-}
+SILENT = _passed_over(How.SILENT)
+"""Options without a visible effect here."""
+
+UNSUPPORTED = _passed_over(How.WARNS)
 """Options that would have an effect under QEMU: passed over with a warning."""
+
+REFUSED = _passed_over(How.REFUSED)
+"""Options that cannot be passed over."""
 
 FOREIGN_LOG_ITEMS = _names(
     "in_asm out_asm op op_opt op_ind exec cpu fpu pcall cpu_reset page nochain plugin strace tid "
@@ -84,7 +75,7 @@ def split(words: Sequence[str], takes_value: dict[str, bool]) -> Iterator[Option
     `--name=value`, as everybody else writes it. Raises UsageError for an unknown option, or one
     whose argument is missing.
     """
-    known = SILENT | UNSUPPORTED | takes_value
+    known = {name: row.takes_value for name, row in OPTIONS.items()} | takes_value
     rest = iter(words)
     for word in rest:
         if word == "--":

@@ -254,6 +254,8 @@ class Session:
         if self._display is not None:
             self._display.show_final()
         code = outcome.exit_code
+        if options.for_qemu and outcome.kind is Kind.RESET:
+            code = 0  # as QEMU -no-reboot
         if outcome.kind is Kind.INTERNAL:
             self._explain_failure(outcome.report)
         elif outcome.report:
@@ -263,7 +265,7 @@ class Session:
         elif self.interrupted:
             say("interrupted")
             code = EXIT_INTERRUPTED
-        elif not options.for_qemu or outcome.kind not in (Kind.GUEST_EXIT, Kind.POWER_OFF):
+        elif not options.for_qemu or outcome.kind is not Kind.GUEST_EXIT:
             self._tell_how_it_ended(outcome)
         self._write_reports(outcome)
         return code

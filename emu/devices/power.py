@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The ports by which kernels that read no ACPI tables switch the machine off.
+"""How kernels that read no ACPI tables switch the machine off.
 
-- 0x604 (QEMU) and 0xb004 (Bochs, early QEMU): the PM1a control register of the PIIX4, where a
-  program that knows its machine sets SLP_EN with sleep type 0.
-- 0x8900 (Bochs): the letters of "Shutdown", one after the other.
+- 0x604: the PM1a control register of the PIIX4 (`emu.devices.acpi_pm`), where a program that knows
+  QEMU's pc sets SLP_EN with sleep type 0. (0xb004, where Bochs and early versions of QEMU have that
+  register, is nothing here, as in QEMU today.)
+- 0x8900 (Bochs): the letters of "Shutdown", one after the other. QEMU does not have it, and it is
+  absent where the command line asks for QEMU's way of ending a run.
 """
 
 from __future__ import annotations
 
 from emu.outcome import Kind
-from emu.ports import LogOnce, Stop
+from emu.ports import Stop
 
-__all__ = ["SLEEP_ENABLE", "SLEEP_TYPE_OFF", "ShutdownPort", "SleepControl"]
+__all__ = ["SLEEP_ENABLE", "SLEEP_TYPE_OFF", "ShutdownPort"]
 
 # PM1 control register, ACPI 4.8.3.2.1; what the sleep types mean is the PIIX4's choice
 # (82371AB data sheet 7.2.4): 0 is soft off.
@@ -20,34 +22,6 @@ SLEEP_TYPE_SHIFT = 10
 SLEEP_TYPE_MASK = 7 << SLEEP_TYPE_SHIFT
 SLEEP_ENABLE = 1 << 13
 SLEEP_TYPE_OFF = 0
-
-
-class SleepControl:
-    """A PM1a control register that can do one thing: soft off. Two ports, width 2."""
-
-    def __init__(self, stop: Stop) -> None:
-        """Call `stop(Kind.POWER_OFF, None)` when the guest goes to sleep type 0."""
-        self._stop = stop
-        self._log = LogOnce("power")
-        self.control = SCI_ENABLE
-        """The register as it reads: SLP_EN is write-only."""
-
-    def read(self, port: int, size: int) -> int:
-        """Return the register, or one byte of it."""
-        return self.control >> 8 * (port & 1)
-
-    def write(self, port: int, size: int, value: int) -> None:
-        """Set the register or one byte of it, and go to sleep if told so."""
-        if size == 1:
-            shift = 8 * (port & 1)
-            value = self.control & ~(0xFF << shift) | value << shift
-        self.control = value & ~SLEEP_ENABLE | SCI_ENABLE
-        if value & SLEEP_ENABLE:
-            kind = (value & SLEEP_TYPE_MASK) >> SLEEP_TYPE_SHIFT
-            if kind == SLEEP_TYPE_OFF:
-                self._stop(Kind.POWER_OFF, None)
-            else:
-                self._log(kind, "sleep type %d is not there", kind)
 
 
 class ShutdownPort:

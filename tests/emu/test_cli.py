@@ -17,6 +17,8 @@ from emu.cli import COMMANDS, main, main_qemu
 from emu.errors import CalibrationError
 from guests import GUESTS
 
+from .beside import QEMU, needs_qemu
+
 HELLO = GUESTS["hello"].expected
 
 # Flat 32-bit programs.
@@ -673,3 +675,75 @@ def test_hello_starts_in_time():
         if best < 0.6:
             break
     assert best < 0.6
+
+
+# --- As under QEMU --------------------------------------------------------------------------------
+
+DEBUG_EXIT = ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
+# mov dx, 0b004h; mov ax, 2000h; out dx, ax; "Shutdown" to port 8900h; mov al, 0; out 0f4h, al
+FOREIGN_POWER_OFF = bytes.fromhex(
+    "66ba04b0 66b80020 66ef 66ba0089"
+    + "".join(f"b0{letter:02x} ee" for letter in b"Shutdown")
+    + "b000 e6f4 f4"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "status"), [([], 0), (DEBUG_EXIT, 1)], ids=["plain", "with isa-debug-exit"]
+)
+def test_other_emulators_power_off_ports_give_way_to_qemus_exit_device(program, words, status):
+    assert main(program(FOREIGN_POWER_OFF, *words)) == status
+
+
+def as_qemu(words):
+    return ["-kernel", *words[1:]]
+
+
+def test_no_reboot_ends_with_exit_code_0_as_qemu_does(program, capfd):
+    assert main_qemu([*as_qemu(program(RESET)), "-no-reboot"]) == 0
+    assert "shadowcorn: reset" in capfd.readouterr().err
+    assert main(program(RESET, "-no-reboot")) == 8
+
+
+def test_power_off_is_said_under_qemus_name_too(program, capfd):
+    assert main_qemu(as_qemu(program(POWER_OFF))) == 0
+    assert "shadowcorn: power off" in capfd.readouterr().err
+    assert main_qemu([*as_qemu(program(EXIT_0)), *DEBUG_EXIT]) == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_a_processor_that_is_to_stand_still_does_not_run_away(program, capfd):
+    assert main(program(TALK, "-S")) == 2
+    out, err = capfd.readouterr()
+    assert (out, one_line(err)) == ("", True)
+
+
+def sector(code, signature=b"\x55\xaa"):
+    return bytes.fromhex(f"b0{code:02x} e6f4 f4").ljust(510, b"\0") + signature
+
+
+@pytest.mark.parametrize(
+    ("words", "bad", "drive"),
+    [
+        ("", "", "hard disk"),
+        ("-boot a", "", "floppy"),
+        ("-boot order=ca", "", "hard disk"),
+        ("-boot once=a", "", "floppy"),
+        ("", "hard disk", "floppy"),
+        ("-boot a", "floppy", "hard disk"),
+        ("-boot a -no-fd-bootchk", "floppy", "floppy"),
+    ],
+)
+@pytest.mark.parametrize("where", ["here", pytest.param("qemu", marks=needs_qemu)])
+def test_which_drive_is_booted(tmp_path, where, words, bad, drive):
+    hard, floppy = tmp_path / "hard", tmp_path / "floppy"
+    for path, name, code in ((hard, "hard disk", 0x10), (floppy, "floppy", 0x11)):
+        path.write_bytes(sector(code, b"\0\0" if bad == name else b"\x55\xaa"))
+    disks = ["-drive", f"file={hard},format=raw", "-drive", f"file={floppy},format=raw,if=floppy"]
+    options = [*disks, *words.split(), "-display", "none", *DEBUG_EXIT]
+    if where == "here":
+        status = main(["run", *options])
+    else:
+        done = subprocess.run([QEMU, *options], stdin=subprocess.DEVNULL, timeout=60)
+        status = done.returncode
+    assert status == {"hard disk": 33, "floppy": 35}[drive]

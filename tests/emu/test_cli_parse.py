@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import subprocess
 
 import pytest
 
@@ -12,6 +14,8 @@ from emu.cli import qemu
 from emu.cli.options import DebugExit, Drive, FwCfg
 from emu.cli.parse import parse_run
 from emu.errors import UsageError
+
+from .beside import QEMU, needs_qemu
 
 MIB = 1 << 20
 
@@ -224,7 +228,17 @@ def test_our_own_options():
         "-device virtio-net,netdev=n",
         "-machine microvm",
         "-s",
-        "-S",
+        "-nic model=e1000",
+        "-net nic,model=rtl8139 -net user",
+        "-net nic -net nic",
+        "-vga cirrus",
+        "-monitor stdio",
+        "-pflash code.fd -pflash vars.fd",
+        "-drive if=pflash,format=raw,file=code.fd",
+        "-boot d",
+        "-usb",
+        "-machine acpi=off",
+        "-global x.y=z",
         "-gdb tcp::1234",
         "-monitor telnet:localhost:1",
         "-serial pty",
@@ -242,9 +256,66 @@ def test_what_is_not_to_be_had_warns_and_goes_on(text):
     assert len(options.warnings) == 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["-net none", "-nic none", "-net user", "-netdev user,id=n", "-vga std", "-monitor none",
+     "-boot c", "-boot order=c,menu=on", "-machine pc,usb=off,acpi=on", "-machine accel=kvm"],
+)  # fmt: skip
+def test_what_changes_nothing_is_silent(text):
+    assert run(f"k {text}").warnings == []
+
+
+def test_the_table_agrees_with_what_is_parsed():
+    from emu.cli import parse
+    from emu.cli.table import OPTIONS, How
+
+    for name, row in OPTIONS.items():
+        assert (name in parse.TAKES_VALUE) is (row.how is How.DONE), name
+        assert parse.TAKES_VALUE.get(name, row.takes_value) is row.takes_value, name
+        assert row.why or row.how is How.DONE, name
+    ours = {name for name in parse.TAKES_VALUE if name not in OPTIONS}
+    assert "kernel" not in ours and "mmu" in ours
+
+
+@needs_qemu
+def test_the_table_has_every_option_of_qemu():
+    """By its --help: names at the start of a line, the argument up to column 16, what it is for."""
+    from emu.cli.table import OPTIONS
+
+    text = subprocess.run([QEMU, "--help"], capture_output=True, text=True, check=True).stdout
+    found = {}
+    for line in text.splitlines():
+        for names in re.findall(r"^-(-?[\w/-]+)", line):
+            for name in names.split("/"):
+                argument = line[len(names) + 1 : 16].strip() if len(names) < 15 else None
+                found[name.lstrip("-")] = None if argument is None else argument != ""
+    found["help"] = found["h"] = False  # "-h or -help"
+    assert len(found) > 100
+    if "QEMU emulator version 7.2" not in version():
+        pytest.skip("the table is QEMU 7.2's")
+    assert set(OPTIONS) - set(found) == {"M", "curses"}
+    assert set(found) <= set(OPTIONS)
+    for name, takes_value in found.items():
+        assert takes_value in (None, OPTIONS[name].takes_value), name
+
+
+def version():
+    return subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "foreign"),
+    [("k", True), ("k -device isa-debug-exit,iobase=0xf4,iosize=4", False)],
+    ids=["not said", "isa-debug-exit"],
+)
+def test_only_qemus_power_off_ports_where_its_exit_device_is_asked_for(words, foreign):
+    assert run(words).foreign_power is foreign
+    assert not qemu_run(words.replace("k", "-kernel k", 1)).foreign_power
+
+
 @pytest.mark.parametrize("name", sorted(qemu.SILENT))
 def test_options_without_effect_are_silent(name):
-    options = parse_run([f"-{name}", *(["value"] if qemu.SILENT[name] else []), "k"])
+    options = parse_run([f"-{name}", *(["value"] if qemu.SILENT[name].takes_value else []), "k"])
     assert (options.kernel, options.warnings) == ("k", [])
 
 
@@ -253,6 +324,12 @@ def test_options_without_effect_are_silent(name):
     [
         ("", "no kernel"),
         ("k k2", "one kernel"),
+        ("k -S", "-S: nothing here could start"),
+        ("k -s -S", "-S: nothing here could start"),
+        ("k -loadvm x", "saved state"),
+        ("k -incoming defer", "-incoming"),
+        ("-cdrom a.iso", "-cdrom is passed over: there is no CD-ROM drive"),
+        ("k -boot z", "no drive is called z"),
         ("k -frobnicate", "unknown option -frobnicate"),
         ("k --sumary", "did you mean -summary"),
         ("k --audit=yes", "unknown option"),
@@ -307,7 +384,8 @@ def test_help_names_every_option_that_has_an_effect():
     from emu.cli import parse
 
     words = help_text.RUN.replace(",", " ").split()
-    hidden = {"M", "machine", "monitor", "parallel", "boot", "chardev", "curses", "no-shutdown",
+    hidden = {"global", "net", "nic", "vga", "no-fd-bootchk"}
+    hidden |= {"M", "machine", "monitor", "parallel", "chardev", "curses", "no-shutdown",
               "nodefaults", "h", "help", "version"}  # fmt: skip
     hidden |= {"hdb", "hdc", "hdd", "fda", "fdb"}
     for name in parse.TAKES_VALUE:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from emu.boot.bios.call import BDA, BiosHost, Call
 from emu.boot.bios.disk import Disks, Floppy, MemoryDisk
@@ -47,6 +47,7 @@ a reset (IBM PC/AT Technical Reference, BIOS listing): 05h with an end of interr
 
 FIRST_HARD_DISK = 0x80
 _UNSUPPORTED = 0x86
+_VIDEO_MODES = (0x00, 0x4F)  # of INT 10h: set a mode, VESA
 _FREE_VECTORS = range(0x60, 0x68)  # left to programs
 
 # The BIOS data area as it stands after power-on self-test: offset, struct format, values.
@@ -94,11 +95,14 @@ class Bios:
     """The firmware of one machine. `install` before the kernel is loaded, `attach` afterwards."""
 
     def __init__(self, tables: Mapping[int, bytes] | None = None,
-                 reserved: Sequence[tuple[int, int, int]] = ()) -> None:  # fmt: skip
+                 reserved: Sequence[tuple[int, int, int]] = (),
+                 warn: Callable[[str], None] = lambda text: None) -> None:  # fmt: skip
         """Put `tables` (gpa: bytes, in 0xf2000-0xfdfff) into the ROM.
 
         `reserved` are (gpa, size, E820 type) of RAM that the board keeps, as in `BootRequest`.
+        `warn` is called once if the guest asks for a graphics mode.
         """
+        self._warn: Callable[[str], None] | None = warn
         self.rom = build_rom(tables)
         self.disks: dict[int, Disk] = {}
         """By drive number, 0x80 the first hard disk; may be filled after `install`."""
@@ -229,6 +233,9 @@ class Bios:
         if key not in self._refused and len(self._refused) < 100:
             self._refused.add(key)
             _log.info("INT %02xh with AX=%04x is not served", call.vector, call.ax)
+        if call.vector == 0x10 and call.ah in _VIDEO_MODES and self._warn is not None:
+            warn, self._warn = self._warn, None
+            warn("the guest asks for graphics: there are text modes only")
         if call.vector in (0x10, 0x13, 0x14, 0x15, 0x16, 0x17, 0x1A):
             if call.vector != 0x13:
                 call.ah = _UNSUPPORTED

@@ -20,7 +20,7 @@ from emu.devices.pic import PicPair
 from emu.devices.pit import Pit
 from emu.devices.port61 import SystemControlB
 from emu.devices.port92 import A20Gate, SystemControlA
-from emu.devices.power import ShutdownPort, SleepControl
+from emu.devices.power import ShutdownPort
 from emu.devices.ps2 import KeyboardController
 from emu.devices.serial import Serial
 from emu.devices.vga import TEXT_SIZE, Vga
@@ -50,7 +50,6 @@ class Board:
         bus.add(0x70, 0x71, Cmos(self.clock, pic.line(8), ram_below_4g=1 << 27))
         bus.add(0xE9, 0xE9, DebugConsole())
         bus.add(0xF4, 0xF7, DebugExit(nothing), width=4)
-        bus.add(0xB004, 0xB005, SleepControl(nothing), width=2)
         power = AcpiPm(self.clock, pic.line(9), nothing)
         bus.add(0x600, 0x63F, power, width=4)
         bus.add(0xB2, 0xB3, ApmPort(power))
@@ -90,7 +89,7 @@ CHIPS = {
     "cmos": [0x70, 0x71],
     "vga": [0x3B4, 0x3B5, 0x3BA, *range(0x3C0, 0x3D0), 0x3D4, 0x3D5, 0x3DA],
     "serial": list(range(0x3F8, 0x400)),
-    "debug and power": [0xE9, 0xF4, 0x604, 0x8900, 0xB004, 0xB2, 0x600, 0x602],
+    "debug and power": [0xE9, 0xF4, 0x604, 0x8900, 0xB2, 0x600, 0x602],
     "pci and firmware": [0xCF8, 0xCF9, 0xCFC, 0x510, 0x511, 0x514, 0x518],
 }
 RUN_NS = 1_000_000

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Switching off without ACPI tables, and port 0x92."""
+"""Switching off by Bochs' port, and port 0x92."""
 
 from __future__ import annotations
 
 import pytest
 
 from emu.devices.port92 import A20Gate, SystemControlA
-from emu.devices.power import ShutdownPort, SleepControl
+from emu.devices.power import ShutdownPort
 from emu.outcome import Kind
 from emu.ports import PortBus
 
@@ -16,32 +16,8 @@ OFF = [(Kind.POWER_OFF, None)]
 @pytest.fixture
 def bus(stop):
     bus = PortBus()
-    bus.add(0x604, 0x605, SleepControl(stop), width=2)
     bus.add(0x8900, 0x8900, ShutdownPort(stop))
     return bus
-
-
-@pytest.mark.parametrize(
-    ("port", "size", "value", "expected"),
-    [
-        (0x604, 2, 0x2000, OFF),
-        (0x605, 1, 0x20, OFF),
-        (0x604, 4, 0x2000, OFF),
-        (0x604, 1, 0x00, []),
-        (0x604, 2, 0x0001, []),
-        (0x604, 2, 0x3400, []),
-    ],
-    ids=["word", "high byte", "double word", "low byte", "no SLP_EN", "sleep type 5"],
-)
-def test_soft_off(bus, stops, port, size, value, expected):
-    bus.write(port, size, value)
-    assert stops == expected
-
-
-def test_sleep_enable_reads_as_zero_and_the_sci_is_enabled(bus):
-    bus.write(0x604, 2, 0x3C00)
-    assert bus.read(0x604, 2) == 0x1C01
-    assert bus.read(0x605, 1) == 0x1C
 
 
 @pytest.mark.parametrize(
