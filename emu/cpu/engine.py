@@ -130,7 +130,9 @@ class Engine:
             state.words[compiled.STOP // 8] = raw.stop_address()
             raw.add_hook(handle, raw.HOOK_BLOCK, self._block_counter, data=state.address)
         interrupt = raw.INTR_CALLBACK(cpu.events.serve)
-        self._keep.append(interrupt)
+        int6 = raw.INVALID_CALLBACK(cpu.events.serve_int6)
+        self._keep.extend((interrupt, int6))
+        raw.add_hook(handle, raw.HOOK_INSN_INVALID, int6)
         if self.serves_events:
             self._show_compiled_code(raw.address_of(interrupt))
             assert self._code is not None

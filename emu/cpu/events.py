@@ -102,6 +102,16 @@ class Events:
         finally:
             self._slice.is_between = False
 
+    def serve_int6(self, _uc: int, _data: int) -> bool:
+        """Serve INT 6, the instruction: UC_HOOK_INSN_INVALID. Returns True: the engine goes on.
+
+        Unicorn takes exception 6 for its own "invalid instruction" before it calls the interrupt
+        hook. A true #UD is an intercept and never comes here. RIP is still on the instruction.
+        """
+        self._q[H.RIP_Q] = self._q[H.NEXT_EIP_Q]
+        self.serve(0, Vector.UD, 0)
+        return True
+
     def deliver(self, event: Event) -> None:
         """Deliver an event now; on a triple fault the processor shuts down."""
         cs, rip = self._d[_CS_D] & 0xFFFF, self._q[H.RIP_Q]
