@@ -24,11 +24,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emu.cpu import hidden as H
 from emu.cpu import raw
-from emu.cpu.decode import length_of_prefixes
 from emu.cpu.faults import Event, Fault, Vector
 from emu.cpu.fill import SPECIAL_PAGES, WATCHED
-from emu.cpu.registers import EFLAGS_RF, EFLAGS_TF
-from mmu.arch import ACCESS_READ, ACCESS_USER
+from emu.cpu.registers import EFLAGS_RF
 
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
@@ -44,7 +42,6 @@ _DR6_FIXED, _DR6_SETTABLE = 0xFFFF_0FF0, 0xE00F
 _DR7_FIXED, _DR7_SETTABLE = 0x400, 0xFFFF_23FF
 _EXECUTION, _WRITE, _IO, _READ_WRITE = range(4)
 _LENGTHS = (1, 2, 8, 4)  # SDM 3B 17.2.4
-_PUSHF, _LOADS_FLAGS = 0x9C, (0x9D, 0xCF)  # opcodes; the flags are loaded by POPF and IRET
 
 
 class Breakpoint(NamedTuple):
@@ -90,7 +87,6 @@ class DebugRegisters:
         self._pages: dict[int, int] = {}  # page number -> hook
         self._frames: dict[int, int] = {}  # in a step: frame -> linear page in the watch window
         self._hits = 0  # bits of DR6
-        self._clears_image = False  # the step is a PUSHF
 
     @property
     def has_code(self) -> bool:
@@ -241,17 +237,13 @@ class DebugRegisters:
 
     def access(self) -> None:
         """Execute an instruction alone that wants to access a watched page."""
-        cpu = self._cpu
-        code = cpu.read_code(15)
-        opcode = code[length_of_prefixes(code, cpu.bits) :].ljust(1, b"\0")[0]
-        self._clears_image = opcode == _PUSHF
-        cpu.step.begin(loads_flags=opcode in _LOADS_FLAGS)
+        self._cpu.step.begin()
 
     # --- Steps ----------------------------------------------------------------------------------
 
     def iret(self) -> None:
         """Execute an IRET alone, to see whether it sets RF."""
-        self._cpu.step.begin(loads_flags=True)
+        self._cpu.step.begin()
 
     def after_step(self, completed: bool, is_over: bool) -> None:
         """Look at a step that has ended: `completed` if its instruction has, `is_over` if nothing
@@ -262,13 +254,10 @@ class DebugRegisters:
         if self._frames:
             self._frames.clear()
             self._flush()
-        clears_image, self._clears_image = self._clears_image, False
         if not completed:
             # A fault takes the hits with it; INT n, which waits to be delivered, does not.
             self._hits = self._hits if self._hidden.d[H.IS_INT_D] else 0
             return
-        if clears_image:
-            self._clear_tf_in_image()
         if self._hits and is_over:
             self.trap()
         elif self._hits:
@@ -290,14 +279,3 @@ class DebugRegisters:
     def _report_hits(self) -> None:
         hits, self._hits = self._hits, 0
         self._report(hits)
-
-    def _clear_tf_in_image(self) -> None:
-        """Take the trap flag of the step from what PUSHF has pushed, unless it is the guest's."""
-        regs, linear = self._regs, self._cpu.linear
-        if self._hidden.d[H.EFLAGS_D] & EFLAGS_TF:
-            return
-        access = ACCESS_USER if regs.cpl == 3 else ACCESS_READ
-        linear.begin()
-        image = linear.read(regs.linear_rsp, 2, access)
-        linear.stage(regs.linear_rsp, 2, image & ~EFLAGS_TF, access)
-        linear.commit()

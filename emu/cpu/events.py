@@ -55,6 +55,7 @@ class Events:
         self._undefined = cpu.undefined
         self._delivery = cpu.delivery
         self._record = cpu.record
+        self._instead: tuple[Event, int] | None = None  # and DR6 without the trap
 
     def serve(self, _uc: int, number: int, _data: int) -> None:
         """Serve an exception, a software interrupt, or an intercept: UC_HOOK_INTR."""
@@ -66,6 +67,9 @@ class Events:
                 self._hooks.finish_abort()
                 return
             stepped = self._step.is_active
+            if self._instead is not None:
+                self._deliver_instead()
+                return
             if stepped:
                 is_over = self._step.end(number)
                 self._debug.after_step(number == SINGLE_STEP, is_over)
@@ -101,6 +105,20 @@ class Events:
             self._cpu.fail(error)
         finally:
             self._slice.is_between = False
+
+    def instead_of_trap(self, event: Event) -> None:
+        """Deliver `event` when the trap flag, which is set, has the engine trap: for a hook in
+        mid-instruction whose instruction is not done."""
+        self._instead = event, self._regs.dr6
+
+    def _deliver_instead(self) -> None:
+        """Deliver what `instead_of_trap` has kept."""
+        assert self._instead is not None
+        (event, self._regs.dr6), self._instead = self._instead, None
+        if self._step.is_active:
+            self._step.end(-1)
+            self._debug.after_step(completed=False, is_over=False)
+        self.deliver(event)
 
     def serve_int6(self, _uc: int, _data: int) -> bool:
         """Serve INT 6, the instruction: UC_HOOK_INSN_INVALID. Returns True: the engine goes on.

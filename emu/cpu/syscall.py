@@ -24,6 +24,7 @@ from emu.cpu.registers import (
     DESC_W,
     EFLAGS_IF,
     EFLAGS_RF,
+    EFLAGS_TF,
     EFLAGS_VM,
     SS,
 )
@@ -47,8 +48,13 @@ def _length(cpu: Vcpu) -> int:
     return length_of_prefixes(code, 64 if cpu.hidden.d[H.HFLAGS_D] & H.HF_CS64 else 32) + 2
 
 
-def _refuse(cpu: Vcpu, length: int, vector: int, error_code: int | None) -> None:
-    cpu.events.deliver(Event(vector, error_code=error_code))
+def _refuse(cpu: Vcpu, length: int, event: Event) -> None:
+    """Deliver `event`. With TF set the engine traps behind the instruction, whatever comes of it:
+    then the event takes the trap's place."""
+    if cpu.hidden.d[H.EFLAGS_D] & EFLAGS_TF:
+        cpu.events.instead_of_trap(event)
+    else:
+        cpu.events.deliver(event)
     cpu.regs.rip -= length
 
 
@@ -59,7 +65,7 @@ def syscall(cpu: Vcpu) -> None:
     q, d = cpu.hidden.q, cpu.hidden.d
     length = _length(cpu)
     if not q[H.EFER_Q] & 1 or not d[H.HFLAGS_D] & H.HF_PE:
-        _refuse(cpu, length, Vector.UD, None)
+        _refuse(cpu, length, Event(Vector.UD))
         return
     regs = cpu.regs
     hflags = d[H.HFLAGS_D]
@@ -67,7 +73,7 @@ def syscall(cpu: Vcpu) -> None:
     selector = q[H.STAR_Q] >> 32 & 0xFFFC
     q[1] = q[H.RIP_Q] + length & (_MASK64 if hflags & H.HF_CS64 else _LIMIT)
     if hflags & H.HF_LMA:
-        q[11] = flags & ~EFLAGS_RF
+        q[11] = cpu.step.without_trap(flags) & ~EFLAGS_RF
         flags &= ~q[H.FMASK_Q]
         target = q[H.LSTAR_Q if hflags & H.HF_CS64 else H.CSTAR_Q]
     else:
@@ -85,7 +91,7 @@ def sysenter(cpu: Vcpu) -> None:
     length = _length(cpu)
     selector = d[H.SYSENTER_CS_D] & 0xFFFC
     if not selector:
-        _refuse(cpu, length, Vector.GP, 0)
+        _refuse(cpu, length, Event(Vector.GP, error_code=0))
         return
     regs = cpu.regs
     # Only VM and IF change. The arithmetic flags stay in whatever form the engine has them.
