@@ -16,6 +16,8 @@ done. It costs the others nothing, needs no search for opcodes, and an exit take
     PAUSE                   the vCPU yields, or waits
     INVLPG                  under plug-ins that cannot do without: the whole TLB goes
     SGDT, SIDT, SLDT, STR   only under CR4.UMIP
+    LGDT, LIDT              in 64-bit code: a base that is not canonical
+    LTR                     of a null selector
     all exceptions          so that QEMU never turns one into a double fault by itself
     VINTR, NMI              not instructions: interrupt windows (emu.cpu.pins)
     SMI                     not SMM: the end of an instruction that is taken back (emu.cpu.hooks)
@@ -31,12 +33,19 @@ from typing import TYPE_CHECKING
 
 from emu.cpu import hidden as H
 from emu.cpu.control import ControlRegisters
-from emu.cpu.decode import instruction_length, length_of_prefixes, memory_operand_address
+from emu.cpu.decode import (
+    instruction_length,
+    is_stack_access,
+    length_of_prefixes,
+    memory_operand_address,
+)
 from emu.cpu.faults import Event, Fault, Vector
 from emu.cpu.hooks import TIMED_INSTRUCTION
-from emu.cpu.registers import EFLAGS_RF, EFLAGS_TF, EFLAGS_VM
+from emu.cpu.msr import is_canonical
+from emu.cpu.registers import EFLAGS_AC, EFLAGS_RF, EFLAGS_TF, EFLAGS_VM
 from emu.cpu.slice import Exit
-from mmu.arch import ACCESS_READ, ACCESS_USER, CR0_PE
+from emu.state import Table
+from mmu.arch import ACCESS_AC, ACCESS_READ, ACCESS_USER, CR0_PE
 
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
@@ -59,6 +68,9 @@ _EXIT_IRET = 0x74
 _EXIT_GDTR_READ = 0x67
 _EXIT_LDTR_READ = 0x68
 _EXIT_TR_READ = 0x69
+_EXIT_IDTR_WRITE = 0x6A
+_EXIT_GDTR_WRITE = 0x6B
+_EXIT_TR_WRITE = 0x6D
 _UMIP_EXITS = (_EXIT_IDTR_READ, _EXIT_GDTR_READ, _EXIT_LDTR_READ, _EXIT_TR_READ)
 _APIC_MSRS = frozenset((0x6E0, *range(0x800, 0x900)))
 _APIC_MSR = 400
@@ -97,6 +109,9 @@ class Intercepts:
             _EXIT_WRITE_CR8: self._write_cr8,
             _EXIT_PUSHF: self._pushf,
             _EXIT_IRET: self._iret,
+            _EXIT_GDTR_WRITE: self._load_table,
+            _EXIT_IDTR_WRITE: self._load_table,
+            _EXIT_TR_WRITE: self._ltr,
             H.EXIT_PAUSE: self._pause,
             H.EXIT_INVLPG: self._invlpg,
             H.EXIT_MSR: self._msr,
@@ -114,6 +129,7 @@ class Intercepts:
         h[H.INTERCEPT_CR_WRITE_H] = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8
         wanted = _bit(H.EXIT_NMI) | _bit(H.EXIT_SMI) | _bit(H.EXIT_VINTR) | _bit(H.EXIT_MSR)
         wanted |= _bit(H.EXIT_PAUSE)
+        wanted |= _bit(_EXIT_GDTR_WRITE) | _bit(_EXIT_IDTR_WRITE) | _bit(_EXIT_TR_WRITE)
         if self._flush_on_invlpg:
             wanted |= _bit(H.EXIT_INVLPG)
         if not regs.cr0 & CR0_PE:
@@ -267,6 +283,64 @@ class Intercepts:
         for exit_code in _UMIP_EXITS:
             self._q[H.INTERCEPT_Q] &= ~_bit(exit_code)
         self._cpu.step.begin()
+
+    def _load_table(self) -> None:
+        """LGDT and LIDT: in 64-bit code all of it (SDM 2A), elsewhere the engine's own.
+
+        What is canonical does not depend on CR4.LA57, as for MSRs.
+        """
+        cpu = self._cpu
+        code = cpu.read_code(15)
+        is_gdt = code[length_of_prefixes(code, cpu.bits) + 2] >> 3 & 7 == 2
+        if cpu.bits != 64:
+            self.step_over(_EXIT_GDTR_WRITE if is_gdt else _EXIT_IDTR_WRITE)
+            return
+        try:
+            operand = self._read_operand(code, 10)
+            table = Table(operand >> 16, operand & 0xFFFF)
+            if not is_canonical(table.base, cpu.cpuid.has("la57")):
+                raise Fault(Vector.GP)
+        except Fault as fault:
+            self.fault(fault)
+            return
+        if is_gdt:
+            cpu.regs.gdtr = table
+        else:
+            cpu.regs.idtr = table
+        self.finish(instruction_length(code, cpu))
+
+    def _ltr(self) -> None:
+        """LTR: #GP(0) for a null selector, which the engine would load (SDM 2A)."""
+        cpu = self._cpu
+        code = cpu.read_code(15)
+        at = length_of_prefixes(code, cpu.bits)
+        modrm = code[at + 2]
+        try:
+            if modrm >> 6 == 3:
+                rex = code[at - 1] if cpu.bits == 64 and at and code[at - 1] & 0xF0 == 0x40 else 0
+                selector = self._q[modrm & 7 | (rex & 1) << 3]
+            else:
+                selector = self._read_operand(code, 2)
+            if not selector & 0xFFFC:
+                raise Fault(Vector.GP)
+        except Fault as fault:
+            self.fault(fault)
+        else:
+            self.step_over(_EXIT_TR_WRITE)
+
+    def _read_operand(self, code: bytes, size: int) -> int:
+        """Read the memory operand of the instruction at RIP at CPL 0; raises Fault."""
+        cpu, linear = self._cpu, self._cpu.linear
+        gva = memory_operand_address(code, cpu)
+        assert gva is not None
+        access = ACCESS_READ | (ACCESS_AC if self._d[H.EFLAGS_D] & EFLAGS_AC else 0)
+        linear.begin()
+        try:
+            return int.from_bytes(linear.read_block(gva, size, access), "little")
+        except Fault as fault:
+            if fault.vector == Vector.GP and is_stack_access(code, cpu.regs.rip, cpu.bits):
+                raise Fault(Vector.SS) from None
+            raise
 
     def _debug_register(self) -> None:
         """Any access under DR7.GD is #DB (SDM 3B 17.2.4); else a write."""
