@@ -22,6 +22,7 @@ __all__ = ["ACCESS_NS", "IdeChannel"]
 
 # From a command, or the end of one block of data, to the next block: a drive with a good cache.
 ACCESS_NS = 5_000
+_EXTENDED = frozenset({0x24, 0x29, 0x34, 0x39, 0x42})
 _WRITES = frozenset({0x30, 0x31, 0x34, 0x39, 0xC5})
 
 
@@ -194,6 +195,7 @@ class IdeChannel:
         return {
             **done,
             **recalibrate,
+            **dict.fromkeys(range(0x70, 0x80), self._seek),
             0x20: lambda drive: self._read(drive, 1),
             0x21: lambda drive: self._read(drive, 1),
             0x24: lambda drive: self._read(drive, 1, extended=True),
@@ -311,8 +313,30 @@ class IdeChannel:
         state.block = block
         return True
 
+    def _next_block(self, drive: Drive) -> int:
+        """Return the sectors of the next block, as many as are on the disk. If there are none the
+        command ends badly: the registers name the first sector that is not there (9.5, 9.6)."""
+        state = self.state
+        count = min(state.block, state.left, drive.disk.sectors - state.sector)
+        if count <= 0:
+            state.registers[R.COUNT] = state.left & 0xFF
+            R.store_address(state, state.sector, state.command in _EXTENDED)
+            self._fail(R.ERROR_NO_SECTOR)
+        return max(count, 0)
+
     def _verify(self, drive: Drive, extended: bool = False) -> None:
-        if self._begin(drive, 1, extended):
+        if self._begin(drive, 0x1_0000, extended):
+            state = self.state
+            count = self._next_block(drive)
+            state.sector += count
+            state.left -= count
+            if not state.left or self._next_block(drive):
+                state.left = 0
+                self._done()
+
+    def _seek(self, drive: Drive) -> None:
+        """SEEK: the heads are everywhere at once, but the address is checked."""
+        if self._begin(drive, 1, extended=False):
             self.state.left = 0
             self._done()
 
@@ -326,7 +350,9 @@ class IdeChannel:
         if drive is None:
             self._fail()
             return
-        count = min(state.block, state.left)
+        count = self._next_block(drive)
+        if not count:
+            return
         try:
             state.buffer = bytearray(drive.disk.read(state.sector, count))
         except OSError as error:
@@ -346,11 +372,12 @@ class IdeChannel:
             self._fail()
             return
         self.state.writing = True
-        self._await_block()  # the first block is asked for without an interrupt
+        # The first block is asked for without an interrupt, and its first sector is there.
+        self._await_block(self._next_block(drive))
 
-    def _await_block(self) -> None:
+    def _await_block(self, count: int) -> None:
         state = self.state
-        state.buffer = bytearray(min(state.block, state.left) * SECTOR_SIZE)
+        state.buffer = bytearray(count * SECTOR_SIZE)
         state.position = 0
         state.status = R.STATUS_READY | R.STATUS_DATA
 
@@ -372,15 +399,17 @@ class IdeChannel:
         self._later(lambda: self._stored(count, error))
 
     def _stored(self, count: int, error: int) -> None:
-        state = self.state
-        if error:
-            self._fail(error)
+        state, drive = self.state, self._active
+        if error or drive is None:
+            self._fail(error or R.ERROR_ABORTED)
             return
         state.sector += count
         state.left -= count
         if state.left:
-            self._await_block()
-            self._interrupt()
+            count = self._next_block(drive)
+            if count:
+                self._await_block(count)
+                self._interrupt()
         else:
             self._finish()
             self._done()
@@ -388,7 +417,7 @@ class IdeChannel:
     def _finish(self) -> None:
         """Leave the registers as a finished transfer does: the last sector, nothing left."""
         state = self.state
-        extended = state.command in (0x24, 0x29, 0x34, 0x39)
+        extended = state.command in _EXTENDED
         state.registers[R.COUNT] = state.high_order[R.COUNT] = 0
         R.store_address(state, state.sector - 1, extended)
         state.buffer = bytearray()

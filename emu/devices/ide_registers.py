@@ -62,7 +62,7 @@ class IdeState:
 
 
 def decode_address(state: IdeState, drive: Drive, extended: bool) -> tuple[int, int] | None:
-    """Return first sector and count of a command, or None if they are not all on the disk."""
+    """Return first sector and count of a command, or None if the first is not on the disk."""
     new, old = state.registers, state.high_order
     low, mid, high = new[LBA_LOW], new[LBA_MID], new[LBA_HIGH]
     if extended:
@@ -79,7 +79,7 @@ def decode_address(state: IdeState, drive: Drive, extended: bool) -> tuple[int, 
             sector = track * drive.geometry.sectors + low - 1
         else:
             return None
-    return (sector, count) if sector + count <= drive.disk.sectors else None
+    return (sector, count) if sector < drive.disk.sectors else None
 
 
 def store_address(state: IdeState, sector: int, extended: bool) -> None:

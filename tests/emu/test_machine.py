@@ -356,6 +356,6 @@ def test_a_default_run_hooks_no_code_and_no_memory(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(raw, "add_hook", spy)
     with Machine(load("hello").path) as m:
         m.run(timeout=60)
-    allowed = {raw.HOOK_TLB_FILL, raw.HOOK_INTR, raw.HOOK_INSN}
+    allowed = {raw.HOOK_TLB_FILL, raw.HOOK_INTR, raw.HOOK_INSN, raw.HOOK_INSN_INVALID}
     for kind, callback in kinds:
         assert kind in allowed or (kind == raw.HOOK_BLOCK and isinstance(callback, int))

@@ -187,7 +187,9 @@ class TestRead:
         ("registers", "command", "error"),
         [
             ((1, SECTORS & 0xFF, SECTORS >> 8, 0, 0xE0), 0x20, NO_SECTOR),
-            ((2, SECTORS - 1 & 0xFF, SECTORS - 1 >> 8, 0, 0xE0), 0x20, NO_SECTOR),
+            ((1, SECTORS & 0xFF, SECTORS >> 8, 0, 0xE0), 0x40, NO_SECTOR),
+            ((1, SECTORS & 0xFF, SECTORS >> 8, 0, 0xE0), 0x70, NO_SECTOR),
+            ((1, 64, 0, 0, 0xA0), 0x7F, NO_SECTOR),
             ((1, 0, 0, 0, 0xA0), 0x20, NO_SECTOR),
             ((1, 64, 0, 0, 0xA0), 0x30, NO_SECTOR),
             ((1, 0, 0, 0, 0xE0), 0xC4, ABORTED),
@@ -199,7 +201,9 @@ class TestRead:
         ],
         ids=[
             "behind the end",
-            "over the end",
+            "verification behind the end",
+            "seek behind the end",
+            "seek to no such sector",
             "sector 0",
             "no such sector",
             "multiple not set",
@@ -284,6 +288,62 @@ class TestWrite:
         assert disk.read(30_000, 1) == sector(9)
         assert path.read_bytes() == bytes(512)
         tiny.close()
+
+
+class TestTheEndOfTheDisk:
+    """What is on the disk is transferred, and then the command ends (ATA-6 9.5, 9.6)."""
+
+    FAILED = READY | ERROR
+
+    def failed_at_the_end(self, board, left):
+        assert board.bus.read(0x3F6, 1) == self.FAILED
+        assert board.wire.level
+        assert board.r(7) == self.FAILED
+        assert board.r(1) == NO_SECTOR
+        where = board.r(3) | board.r(4) << 8 | board.r(5) << 16 | (board.r(6) & 0xF) << 24
+        assert (where, board.r(2)) == (SECTORS, left)
+
+    def test_a_read(self, board):
+        board.address(SECTORS - 2, 5)
+        board.command(0x20)
+        assert board.take(2) == (sector(SECTORS - 2) + sector(SECTORS - 1), 2)
+        board.settle()
+        self.failed_at_the_end(board, 3)
+
+    def test_a_read_in_blocks(self, board):
+        board.address(0, 4)
+        board.command(0xC6)
+        board.r(7)
+        board.address(SECTORS - 6, 9)
+        board.command(0xC4)
+        assert board.take(6) == (b"".join(sector(SECTORS - 6 + n) for n in range(6)), 2)
+        board.settle()
+        self.failed_at_the_end(board, 3)
+
+    def test_a_write(self, board, disk):
+        board.address(SECTORS - 1, 2)
+        board.command(0x30)
+        board.bus.read(0x3F6, 1)
+        for start in range(0, 512, 2):
+            board.bus.write(0x1F0, 2, int.from_bytes(sector(7)[start : start + 2], "little"))
+        board.settle()
+        self.failed_at_the_end(board, 1)
+        assert disk.read(SECTORS - 1, 1) == sector(7)
+
+    @pytest.mark.parametrize("left", [0, 1])
+    def test_a_verification(self, board, left):
+        board.address(SECTORS - 3, 3 + left)
+        board.command(0x40)
+        if left:
+            self.failed_at_the_end(board, 1)
+        else:
+            assert board.r(7) == READY
+
+    @pytest.mark.parametrize("command", [0x70, 0x7F])
+    def test_a_seek(self, board, command):
+        board.address(SECTORS - 1, 0)
+        assert board.command(command) == READY
+        assert board.wire.level
 
 
 class TestChannel:
