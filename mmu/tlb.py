@@ -77,37 +77,39 @@ class TlbTracker:
         self._everyone = (1 << cpus) - 1
         self._flushed = 0
         self._memory = memory
-        self._runners: dict[int, int] = {}  # gfn -> vCPUs that fetched from it (several only)
         self._code: set[int] = set()  # the frames whose fetched_epoch is not 0
         self._dirty: set[int] | None = None
         self.observers: tuple[MmuObserver, ...] = ()
         self.is_logging = False
         """Whether dirty logging is on: then every grant of WRITE must pass through here."""
-        shared = array("Q", bytes(24))
+        shared = array("Q", bytes(32))
         self.shared = memoryview(shared)
-        """For compiled code: the epoch, and where ``written_epoch`` and ``fetched_epoch`` are."""
+        """For compiled code: the epoch, and where ``written_epoch``, ``fetched_epoch`` and, of
+        several vCPUs, ``runners`` are."""
         self.shared_address = shared.buffer_info()[0]
         self._make_room()
 
     def _make_room(self) -> None:
         """Have a byte for every frame that is RAM or ROM, for each kind of grant."""
         frames = frames_of(self._memory)
-        buffers = [mmap.mmap(-1, frames) for _ in range(3)]
+        buffers = [mmap.mmap(-1, frames * size) for size in (1, 1, 1, 4)]
         self.written_epoch = memoryview(buffers[0])
         self.checked_epoch = memoryview(buffers[1])
         self.fetched_epoch = memoryview(buffers[2])
         """The epoch of the last grant of each kind, 0 for never. ``fetched_epoch`` goes to 0 when
         nothing translated from the frame is left."""
+        self.runners = memoryview(buffers[3]).cast("I")
+        """By frame, the vCPUs that fetched from it, a bit each; kept where there are several."""
         self.shared[0] = self.epoch
         self.shared[1] = address_of(buffers[0])
         self.shared[2] = address_of(buffers[2])
+        self.shared[3] = address_of(buffers[3]) if self.cpus > 1 else 0
 
     def remapped(self) -> None:
         """Forget all grants because the slots changed: no TLB and no translated code is kept."""
         for gfn in sorted(self._code):
             self.host.drop_code(gfn)
         self._code.clear()
-        self._runners.clear()
         self.flush_all()
         self._make_room()
 
@@ -174,7 +176,7 @@ class TlbTracker:
         fetched = self.fetched_epoch[gfn]
         if fetched:
             held = self.is_held(fetched)
-            if executable and held and self._runners.get(gfn, 1 << cpu) == 1 << cpu:
+            if executable and held and self.runners[gfn] in (0, 1 << cpu):
                 # The entry is an executable one too: the frame is fetched from as of now.
                 self.checked_epoch[gfn] = self.fetched_epoch[gfn] = self.epoch
                 return MAP_READ | MAP_WRITE | MAP_EXEC
@@ -182,7 +184,7 @@ class TlbTracker:
             self.host.drop_code(gfn)
             self.fetched_epoch[gfn] = 0
             self._code.discard(gfn)
-            self._runners.pop(gfn, None)
+            self.runners[gfn] = 0
             if held:
                 self.flush_all()
         self.written_epoch[gfn] = self.epoch
@@ -194,12 +196,12 @@ class TlbTracker:
             self.flush_all()
         self.written_epoch[gfn] = 0
         if self.cpus > 1:
-            runners = self._runners.get(gfn, 0)
+            runners = self.runners[gfn]
             if runners | 1 << cpu != runners:
                 if runners and self.is_held(self.checked_epoch[gfn]):
                     self.flush_all()
                     self.checked_epoch[gfn] = 0
-                self._runners[gfn] = runners | 1 << cpu
+                self.runners[gfn] = runners | 1 << cpu
         self.fetched_epoch[gfn] = self.epoch
         self._code.add(gfn)
         return MAP_READ | MAP_EXEC

@@ -190,7 +190,7 @@ class CheckedForOthersToo(Mutant):
         def grant_write(
             grant: Callable[[int, int, bool], int], cpu: int, gfn: int, executable: bool
         ) -> int:
-            self.tlb._runners[gfn] = 1 << cpu
+            self.tlb.runners[gfn] = 1 << cpu
             return grant(cpu, gfn, executable)
 
         around(self.tlb, "grant_write", grant_write)

@@ -36,8 +36,8 @@ GVA_MASK = 24
 CANONICAL = 32  # the highest bits that must be alike start here; 63 for none
 BLOCKED = 40  # not 0: Python answers everything (tracing)
 NO_WRITES = 48  # not 0: Python answers writes (dirty logging)
-NO_FETCHES = 56  # not 0: Python answers fetches (several vCPUs, SMAP)
-TRACKER = 64  # address of the tracker's shared words: epoch, and the addresses of its bytes
+SMAP = 56  # not 0: Python answers a supervisor's fetches from user pages
+TRACKER = 64  # address of the tracker's shared words: see TRACKER_*
 FILLS = 72  # counts answers
 REFILLS = 80  # of these, answered after making the leaf
 NOTES = 88  # address of the tables' notes
@@ -51,7 +51,13 @@ EPOCHS = 144  # address of a byte a place: the epoch of the last answer from it
 MMIO_HITS = 152  # counts answers that lead to a device or to nothing
 TESTS = 160  # (mask, want) for read, write, fetch; supervisor, then user
 KEYS = TESTS + 6 * 16  # a bit for each protection key that forbids; read, write, fetch; likewise
-BLOCK_BYTES = KEYS + 6 * 8
+RUNNER = KEYS + 6 * 8  # the vCPU's bit in the tracker's `runners`
+BLOCK_BYTES = RUNNER + 8
+
+# Byte offsets in the tracker's words (`TlbTracker.shared`).
+TRACKER_WRITTEN = 8
+TRACKER_FETCHED = 16
+TRACKER_RUNNERS = 24  # 0: there is one vCPU
 
 # A frame's state.
 FRAME_OTHER = 0  # no RAM
@@ -140,10 +146,15 @@ def hit(block: int, gva: int, kind: int, user: int) -> int:
         answer = gpa | 3
     else:
         gfn = gpa >> 12
-        fetched = load64(tracker + 16) + gfn
-        if load64(block + NO_FETCHES) != 0 or load8(load64(tracker + 8) + gfn) != 0:
+        fetched = load64(tracker + TRACKER_FETCHED) + gfn
+        if user == 0 and spte & 4 != 0 and load64(block + SMAP) != 0:
+            return 0
+        if load8(load64(tracker + TRACKER_WRITTEN) + gfn) != 0:
             return 0
         if load8(fetched) == 0:
+            return 0
+        runners = load64(tracker + TRACKER_RUNNERS)
+        if runners != 0 and load32(runners + (gfn << 2)) & load64(block + RUNNER) == 0:
             return 0
         store8(fetched, epoch)
         answer = gpa | 5
@@ -277,10 +288,11 @@ def fault(block: int, gva: int, kind: int, user: int) -> int:
 class Block:
     """One vCPU's block, kept up to date by the shadow MMU."""
 
-    def __init__(self) -> None:
+    def __init__(self, cpu: int) -> None:
         self._memory = (ctypes.c_uint64 * (BLOCK_BYTES // 8))()
         self.address = ctypes.addressof(self._memory)
         self.words = memoryview(self._memory).cast("B").cast("Q")
+        self.words[RUNNER // 8] = 1 << cpu
 
     @property
     def fills(self) -> int:
@@ -317,7 +329,7 @@ class Block:
         words[CANONICAL // 8] = paging.canonical_bits - 1
         words[BLOCKED // 8] = bool(cache.observers)
         words[NO_WRITES // 8] = tlb.is_logging
-        words[NO_FETCHES // 8] = tlb.cpus > 1 or paging.smap
+        words[SMAP // 8] = paging.smap
         words[TRACKER // 8] = tlb.shared_address
         words[NOTES // 8] = pool.notes_address
         words[RESERVED // 8] = paging.leaf_reserved

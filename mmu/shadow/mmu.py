@@ -194,7 +194,7 @@ class ShadowMmu(Mmu):
         kept up to date from the first call."""
         block = self._blocks.get(cpu)
         if block is None:
-            block = self._blocks[cpu] = Block()
+            block = self._blocks[cpu] = Block(cpu)
             self.counters.compiled.append(block)
             self._publish(cpu)
         return block

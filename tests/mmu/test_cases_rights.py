@@ -225,7 +225,7 @@ def test_case_18_a_fetch_opens_a_page_to_no_read(rigs):
         tables = rig.tables("4-level")
         tables.map(GVA, PAGE, USER_RW | 3 << 59)
         rig.enter(tables, **changes)
-        for access in (FETCH, USER_FETCH):
+        for access in (FETCH, USER_FETCH, FETCH):
             rig.may(GVA, access)
         assert rig.faults(GVA, READ) == (0x21 if "pke" in changes else 1)
 

@@ -28,11 +28,21 @@ MUTANTS = {
         (22,),
     ),
     "what is writable is fetched from": (
-        "load64(block + NO_FETCHES) != 0 or load8(load64(tracker + 8) + gfn) != 0:\n"
+        "if load8(load64(tracker + TRACKER_WRITTEN) + gfn) != 0:\n"
         "            return 0\n"
-        "        if load8(fetched) == 0:",
-        "load64(block + NO_FETCHES) != 0:",
+        "        if load8(fetched) == 0:\n",
+        "if False:\n",
         (31,),
+    ),
+    "who runs a frame is not asked": (
+        "load32(runners + (gfn << 2)) & load64(block + RUNNER) == 0",
+        "False",
+        (22,),
+    ),
+    "a kernel's fetch under SMAP lets it read": (
+        "if user == 0 and spte & 4 != 0 and load64(block + SMAP) != 0:",
+        "if False:",
+        (18,),
     ),
     "a grant of W is not noted": ("store8(load64(tracker + 8) + gfn, epoch)", "pass", (34,)),
     "the epoch is not noted": (

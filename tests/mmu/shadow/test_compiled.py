@@ -32,10 +32,10 @@ def started(mode="4-level", flags=HOT, gpa=0x5000, **changes):
     return rig, tables
 
 
-def hits(rig, gva, access):
+def hits(rig, gva, access, cpu=0):
     """Whether compiled code answered."""
     before = rig.mmu.hits
-    rig.access(gva, access)
+    rig.access(gva, access, cpu)
     return rig.mmu.hits > before
 
 
@@ -84,8 +84,8 @@ def test_faults_are_pythons():
 
 @pytest.mark.parametrize(
     ("changes", "flags"),
-    [({"pke": True, "pkru": 1}, HOT), ({"smap": True}, HOT & ~US)],
-    ids=["fetches of what may not be read", "fetches under SMAP"],
+    [({"pke": True, "pkru": 1}, HOT), ({"smap": True}, HOT)],
+    ids=["fetches of what may not be read", "a kernel's fetches from user pages under SMAP"],
 )
 def test_what_needs_a_second_look_is_pythons(changes, flags):
     rig, _ = started(flags=flags, **changes)
@@ -93,14 +93,28 @@ def test_what_needs_a_second_look_is_pythons(changes, flags):
     assert not hits(rig, GVA, FETCH)
 
 
-def test_several_vcpus_leave_fetches_to_python():
+@pytest.mark.parametrize(
+    ("access", "flags"), [(FETCH, HOT & ~US), (USER_FETCH, HOT)], ids=["a kernel's", "a user's"]
+)
+def test_fetches_under_smap_of_what_may_be_read_are_answered(access, flags):
+    rig, _ = started(flags=flags, smap=True)
+    rig.access(GVA, access)
+    assert hits(rig, GVA, access)
+
+
+def test_of_several_vcpus_those_that_have_run_a_frame_are_answered():
     rig = Rig(CompiledFirst, cpus=2)
     tables = rig.tables("4-level")
     tables.map(GVA, 0x5000, HOT)
-    rig.enter(tables)
-    rig.may(GVA, FETCH)
+    for cpu in (0, 1):
+        rig.enter(tables, cpu=cpu)
+    rig.may(GVA, FETCH, cpu=0)
+    assert hits(rig, GVA, FETCH)
+    assert not hits(rig, GVA, FETCH, cpu=1)
+    assert hits(rig, GVA, FETCH, cpu=1)
+    rig.may(GVA, WRITE, cpu=1)  # data now: nobody runs it
     assert not hits(rig, GVA, FETCH)
-    assert hits(rig, GVA, READ)
+    assert not hits(rig, GVA, FETCH, cpu=1)
 
 
 def test_nothing_is_written_unseen_while_writes_are_logged():
