@@ -45,7 +45,7 @@ def mapped(cpus=1, flags=0, serve=None):
     return world
 
 
-# --- The writer's own uses ---------------------------------------------------------------------
+# --- The writer's own uses ------------------------------------------------------------------------
 
 
 def test_a_remap_without_a_flush_is_stale_remap():
@@ -157,7 +157,7 @@ def test_an_entry_never_used_again_is_an_obligation_only():
     assert entry.covers(BASE) and change.gpa == World.TABLE
 
 
-# --- Incomplete flushes -----------------------------------------------------------------------------
+# --- Incomplete flushes ---------------------------------------------------------------------------
 
 
 def test_a_cr3_reload_spares_global_pages():
@@ -214,7 +214,7 @@ def test_the_pieces_of_a_large_page_make_one_finding():
     assert world.kinds == ["stale-remap"]
 
 
-# --- Several vCPUs ------------------------------------------------------------------------------------
+# --- Several vCPUs --------------------------------------------------------------------------------
 
 
 def test_another_vcpu_inside_the_window_is_silent():
@@ -293,7 +293,7 @@ def test_a_frame_made_a_table_is_a_new_use():
     assert world.kinds == ["stale-frame"]
 
 
-# --- Structure caches ------------------------------------------------------------------------------------
+# --- Structure caches -----------------------------------------------------------------------------
 
 
 def reused_table(cpus=2):
@@ -328,7 +328,7 @@ def test_any_invlpg_empties_the_structure_caches():
     assert world.kinds == []
 
 
-# --- What is served --------------------------------------------------------------------------------------
+# --- What is served -------------------------------------------------------------------------------
 
 
 def test_lazy_serves_the_stale_entry():
