@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ from emu.cpu.cpuid import FEATURE_NAMES, Identity, can_be_had
 from emu.cpu.msr import PAT
 from emu.cpu.registers import Registers
 from emu.cpu.vcpu import Vcpu
+from emu.debug.sanitizer import TlbCheck
+from emu.debug.symbols import KernelSymbols
 from emu.devices.apic_bus import DeliveryMode
 from emu.errors import KernelError, ShadowcornError, UsageError
 from emu.outcome import Kind, Outcome, exit_code
@@ -47,6 +50,7 @@ from mmu.api import DEFAULT_POOL, Mmu, MmuError, PagingRegisters
 from mmu.arch import ACCESS_IMPLICIT, Features
 from mmu.memory import Memory, MemoryMapError
 from mmu.plugins import make_mmu
+from mmu.tlbcheck import CheckedMmu
 from mmu.walker import Context, Walk, describe, walk
 
 if TYPE_CHECKING:
@@ -82,6 +86,8 @@ class Machine:
         audit: bool | str = False,
         quantum: int = DEFAULT_QUANTUM,
         jit: str = "auto",
+        tlb_check: str = "off",
+        tlb: str = "",
         clock: str = "auto",
         seed: int = 0,
         format: str = "auto",
@@ -100,6 +106,9 @@ class Machine:
         and with compiled code. `format`, `address` and `entry` are for images that do not speak
         for themselves; `cpu_features` switches features by their CPUID names,
         `cpu_identity` is the model that CPUID names (`emu.cpu.models` has QEMU's).
+        `tlb_check` is "off", "report" or "strict" (which ends the run at the first error): uses of
+        TLB entries that the guest should have flushed, in `tlb_check.findings`. `tlb` is what such
+        a use gets: "fresh", "lazy" or "eager". Either replaces a `mmu` of "shadow".
         `jit` is "on", "off" or "auto": compiled code for TLB misses. `clock` "blocks" counts blocks
         by their size, four bytes an instruction; "instructions" counts instructions one by one,
         which makes them ten times as dear. "auto" is "blocks" where blocks can be counted: on
@@ -133,6 +142,10 @@ class Machine:
         self._bios = Bios(self._tables.rom, self._tables.reserved, warn)
         self._bios.install(self.guest_memory)
         self._is_audited = bool(audit)
+        if tlb_check != "off" or tlb:
+            if mmu not in ("shadow", "tlbcheck"):
+                raise UsageError(f"the TLB sanitizer is an MMU of its own: leave out --mmu {mmu}")
+            mmu = "tlbcheck"
         self.mmu: Mmu = self._make_mmu(mmu, cpus, cpu_features, shadow_pages, audit is True)
         code = _compiled_code(jit)
         for index in range(cpus):
@@ -157,6 +170,12 @@ class Machine:
         self.scheduler = Scheduler(self.cpus, self.clock, quantum)
         if audit == "slices":
             self.scheduler.after_slice = self.mmu.check
+        self.tlb_check: TlbCheck | None = None
+        """The TLB sanitizer, where there is one."""
+        if isinstance(self.mmu, CheckedMmu):
+            self.tlb_check = TlbCheck(
+                self, self.mmu, strict=tlb_check == "strict", tlb=tlb or "fresh"
+            )
         self.board = Board(
             self.guest_memory,
             self.clock,
@@ -359,6 +378,11 @@ class Machine:
         self.close()
 
     # --- Handles for a person -----------------------------------------------------------------
+
+    @cached_property
+    def symbols(self) -> KernelSymbols:
+        """The names of the kernel's code; `symbols.add` takes more files."""
+        return KernelSymbols(self._image)
 
     @property
     def serial(self) -> Serial:

@@ -26,6 +26,8 @@ class Kind(Enum):
     """Every vCPU is halted and nothing can ever wake one."""
     TRIPLE_FAULT = "triple fault"
     """A fault while a double fault was being delivered: the processor shut down."""
+    FINDING = "TLB finding"
+    """The TLB sanitizer found an error, and was told to be strict."""
     TIMEOUT = "timeout"
     """The given number of host seconds is over."""
     INSN_LIMIT = "instruction limit"
@@ -40,6 +42,7 @@ EXIT_CODES = {
     Kind.TRIPLE_FAULT: 4,
     Kind.INTERNAL: 6,
     Kind.RESET: 8,
+    Kind.FINDING: 10,
     Kind.TIMEOUT: 124,
     Kind.INSN_LIMIT: 124,
 }

@@ -86,6 +86,11 @@ class Scheduler:
         """Instructions of all vCPUs so far."""
         return sum(cpu.executed - cpu.stalled for cpu in self._cpus)
 
+    @property
+    def position(self) -> int:
+        """Instructions of all vCPUs so far, the running slice's included: inside hooks too."""
+        return sum(cpu.slice.position() - cpu.stalled for cpu in self._cpus)
+
     # --- Time ---------------------------------------------------------------------------------
 
     def _progress(self) -> int:

@@ -74,8 +74,8 @@ def make_mmu(
 
 def find_mmu(name: str) -> MmuFactory:
     """Return what makes the plug-in called ``name``, without making one: ``shadow``, ``uncached``,
-    ``lockstep`` (or ``lockstep:FIRST,SECOND``), ``kvm2007`` (the shadow MMU with the key of that
-    year, a bug) or ``MODULE:CLASS``.
+    ``tlbcheck`` (the TLB sanitizer), ``lockstep`` (or ``lockstep:FIRST,SECOND``), ``kvm2007`` (the
+    shadow MMU with the key of that year, a bug) or ``MODULE:CLASS``.
 
     Raises:
         PluginError: there is none of that name.
@@ -88,6 +88,10 @@ def find_mmu(name: str) -> MmuFactory:
         from .uncached import UncachedMmu
 
         return UncachedMmu
+    if name == "tlbcheck":
+        from .tlbcheck import CheckedMmu
+
+        return CheckedMmu
     if name == "kvm2007":
         from .kvm2007 import Kvm2007
 
@@ -97,7 +101,8 @@ def find_mmu(name: str) -> MmuFactory:
         return _find_lockstep(name, rest if colon else "shadow,uncached")
     if not colon:
         raise PluginError(
-            f"no MMU plug-in is called {name!r} (shadow, uncached, lockstep, kvm2007, MODULE:CLASS)"
+            f"no MMU plug-in is called {name!r} "
+            "(shadow, uncached, tlbcheck, lockstep, kvm2007, MODULE:CLASS)"
         )
     return _find_in_module(name, module, rest)
 

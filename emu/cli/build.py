@@ -172,6 +172,7 @@ def make_machine(
     if options.quantum is not None:
         optional["quantum"] = options.quantum
     features, identity = processor(options, warn)
+    off = options.tlb_check == "off"
     machine = Machine(
         kernel.path or kernel.image,
         mmu=options.mmu,
@@ -183,6 +184,8 @@ def make_machine(
         cpu_identity=identity,
         audit=options.audit or (options.audit_slices and "slices"),
         jit=options.jit,
+        tlb_check="report" if options.tlb_obligations and off else options.tlb_check,
+        tlb=options.tlb,
         clock=options.clock,
         seed=options.seed,
         format=options.format if options.format != "auto" else kernel.format,

@@ -55,6 +55,12 @@ how to run
   --shadow-pages N        bound on shadow pages
   --audit                 check the MMU's invariants after every event, without compiled code
   --audit-slices          check all of them when a virtual CPU has had its turn
+  --tlb-check WHAT        report (or strict: stop at the first error, exit code 10): uses of TLB
+                          entries that the guest should have flushed
+  --tlb WHAT              what a use of such an entry gets: what the tables say now
+                          (fresh, default), stale entry (lazy: the worst legal
+                          processor); eager: no entry is ever stale
+  --tlb-obligations       what is still to be flushed when the run ends
   --timeout S             stop after S host seconds (exit code 124)
   --max-insns N           stop after N instructions (exit code 124)
   --quantum N             instructions a virtual CPU runs before the next has its turn
@@ -67,5 +73,6 @@ how to run
                           flood, reuse
 
 exit codes: (value << 1) | 1 from the guest's isa-debug-exit (always odd); 0 power-off or idle,
-2 bad usage or kernel, 4 triple fault, 6 internal error, 8 reset by the guest, 124 timeout
+2 bad usage or kernel, 4 triple fault, 6 internal error, 8 reset by the guest, 10 TLB error,
+124 timeout
 """

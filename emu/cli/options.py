@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from emu.errors import UsageError
 
 __all__ = [
+    "CHECKS",
     "DEFAULT_MEMORY",
+    "TLBS",
     "DebugExit",
     "Drive",
     "FwCfg",
@@ -19,6 +21,10 @@ __all__ = [
     "parse_size",
 ]
 
+CHECKS = ("report", "strict", "off")
+"""What --tlb-check takes."""
+TLBS = ("fresh", "lazy", "eager")
+"""What --tlb takes."""
 DEFAULT_MEMORY = 128 << 20
 
 
@@ -100,6 +106,9 @@ class RunOptions:
     clock: str = "auto"
     jit: str = "auto"
     shadow_policy: str = ""
+    tlb_check: str = "off"
+    tlb: str = ""
+    tlb_obligations: bool = False
     json: str | None = None
     summary: bool = False
     warnings: list[str] = field(default_factory=list)

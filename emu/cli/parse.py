@@ -14,6 +14,8 @@ from math import prod
 
 from emu.cli import qemu
 from emu.cli.options import (
+    CHECKS,
+    TLBS,
     DebugExit,
     Drive,
     FwCfg,
@@ -245,6 +247,8 @@ _VALUES: dict[str, _Setter] = {
     "clock": _choice("clock", ("auto", "instructions", "blocks")),
     "jit": _choice("jit", ("auto", "on", "off")),
     "shadow-policy": _attribute("shadow_policy"),
+    "tlb-check": _choice("tlb_check", CHECKS),
+    "tlb": _choice("tlb", TLBS),
     "json": _attribute("json"),
 }
 _FLAGS: dict[str, str] = {
@@ -254,6 +258,7 @@ _FLAGS: dict[str, str] = {
     "audit": "audit",
     "audit-slices": "audit_slices",
     "summary": "summary",
+    "tlb-obligations": "tlb_obligations",
 }
 # Taken up in the second pass, when all -chardev and -drive if=none are known.
 _LATER = ("serial", "debugcon", "device", "parallel")

@@ -63,7 +63,8 @@ def _activity(cpu: Vcpu) -> str:
 
 
 def write_json(path: str, outcome: Outcome, counters: Mapping[str, int], *, serial_tail: str,
-               kernel: str, mmu: str, cpus: int, memory: int) -> None:  # fmt: skip
+               kernel: str, mmu: str, cpus: int, memory: int,
+               tlb_findings: Sequence[Mapping[str, object]] | None) -> None:  # fmt: skip
     """Write everything about a run to `path`; raises UsageError if that cannot be written."""
     document = {
         "version": version(),
@@ -81,6 +82,8 @@ def write_json(path: str, outcome: Outcome, counters: Mapping[str, int], *, seri
         "serial_tail": serial_tail,
         "counters": dict(counters),
     }
+    if tlb_findings is not None:
+        document["tlb_findings"] = list(tlb_findings)
     try:
         Path(path).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

@@ -309,6 +309,14 @@ class Session:
 
     def _write_reports(self, outcome: Outcome) -> None:
         options = self.options
+        check = self.machine.tlb_check
+        if check is not None:
+            for finding in check.findings:
+                sys.stderr.write(f"{finding}\n")
+            say(check.summary)
+            if options.tlb_obligations:
+                for line in check.obligations():
+                    say(f"pending: {line}")
         if not options.summary and not options.json:
             return
         from emu.cli.report import summary, write_json
@@ -327,4 +335,5 @@ class Session:
                 mmu=options.mmu,
                 cpus=options.cpus,
                 memory=options.memory or self.kernel.memory,
+                tlb_findings=check.as_list() if check is not None else None,
             )

@@ -24,8 +24,8 @@ mmu.py         CheckedMmu: the plug-in that fills the model and asks for the jud
 =============  =============================================================================
 """
 
-from .findings import Finding
+from .findings import Finding, Place
 from .mmu import CheckedMmu
 from .model import Site
 
-__all__ = ["CheckedMmu", "Finding", "Site"]
+__all__ = ["CheckedMmu", "Finding", "Place", "Site"]

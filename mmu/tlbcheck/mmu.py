@@ -230,7 +230,7 @@ class CheckedMmu(UncachedMmu):
         if fresh.fault is None and old.fault is None and fresh.frame == old.frame:
             if not (fresh.access & ACCESS_WRITE and entry.is_leaf and entry.dirty):
                 return
-            if fresh.dirty:
+            if fresh.dirty or not any(change.effect & Effect.CLEANED for change in entry.changes):
                 return
             lost_dirty = True
         fresh_frame = None if fresh.fault is not None else fresh.frame
