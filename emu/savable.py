@@ -25,7 +25,7 @@ asks every chip of the board. (The net is crosvm's, trait `Suspendable`.)
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -173,26 +173,33 @@ def _container(value: Any, origin: Any, kinds: tuple[Any, ...], where: str) -> A
 
 
 def _dataclass(value: Any, kind: Any, where: str) -> Any:
+    """Return a dict made into a dataclass. A list, bytearray or dict that is not empty by default
+    is a file of registers: it keeps its size, or its keys; a deque keeps its bound."""
     if not isinstance(value, dict):
         raise _unfit(value, kind.__name__, where)
     layout = _layout(kind)
     _check_names(where, value.keys(), layout.keys())
     made = {}
-    for name, (hint, empty) in layout.items():
-        made[name] = from_plain(value[name], hint, f"{where}.{name}")
-        if isinstance(made[name], deque) and empty is not None:
-            made[name] = deque(made[name], empty().maxlen)
+    for name, (hint, default) in layout.items():
+        part = from_plain(value[name], hint, f"{where}.{name}")
+        if isinstance(default, deque):
+            part = deque(part, default.maxlen)
+        elif isinstance(default, dict) and default and part.keys() != default.keys():
+            raise StateError(f"{where}.{name}: other keys than {list(default)}")
+        elif isinstance(default, (list, bytearray)) and default and len(part) != len(default):
+            raise StateError(f"{where}.{name}: {len(default)} items expected, not {len(part)}")
+        made[name] = part
     return kind(**made)
 
 
 @cache
-def _layout(kind: type) -> dict[str, tuple[Any, Callable[[], Any] | None]]:
-    """Return type and factory of each field of a dataclass."""
+def _layout(kind: type) -> dict[str, tuple[Any, Any]]:
+    """Return the type of each field of a dataclass, and what its factory makes, or None."""
     hints = _hints(kind)
     return {
         field.name: (
             hints[field.name],
-            None if field.default_factory is MISSING else field.default_factory,
+            None if field.default_factory is MISSING else field.default_factory(),
         )
         for field in fields(kind)
     }

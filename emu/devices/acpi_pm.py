@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emu.clock import PM_TIMER_RATE, Clock, Event
+from emu.clock import PM_TIMER_RATE, Clock, Event, EventState
 from emu.devices.power import (
     SCI_ENABLE,
     SLEEP_ENABLE,
@@ -23,6 +23,7 @@ from emu.devices.power import (
 )
 from emu.outcome import Kind
 from emu.ports import IrqLine, LogOnce, Stop
+from emu.savable import Savable, State
 
 __all__ = ["ACPI_DISABLE", "ACPI_ENABLE", "PM_BASE", "AcpiPm", "ApmPort"]
 
@@ -55,7 +56,7 @@ class AcpiPmState:
     half_turns: int = 0  # of the timer, up to which `status` is complete
 
 
-class AcpiPm:
+class AcpiPm(Savable):
     """Ports 0x600 to 0x63f, width 4."""
 
     def __init__(self, clock: Clock, sci: IrqLine, stop: Stop) -> None:
@@ -71,6 +72,16 @@ class AcpiPm:
         """Leave ACPI mode, all events off."""
         self.state = AcpiPmState(half_turns=self._half_turns())
         self._update()
+
+    def save(self) -> State:
+        """Return the registers, and when the timer raises the SCI."""
+        return self._state(registers=self.state, event=self._clock.save_event(self._event))
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        registers, event = self._parts(state, registers=AcpiPmState, event=EventState)
+        self._event = self._clock.load_event(event, self._turned)
+        self.state = registers
 
     def press_power_button(self) -> None:
         """Ask the guest to shut down, if it listens."""
@@ -157,7 +168,7 @@ class AcpiPm:
         self._update()
 
 
-class ApmPort:
+class ApmPort(Savable):
     """Ports 0xb2 and 0xb3: what firmware's SMI handler would be asked for, done at once."""
 
     def __init__(self, pm: AcpiPm) -> None:
@@ -165,6 +176,15 @@ class ApmPort:
         self._pm = pm
         self._log = LogOnce("apm")
         self._values = [0, 0]
+
+    def save(self) -> State:
+        """Return what was last written to either port."""
+        return self._state(values=self._values)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        (values,) = self._parts(state, values=tuple[int, int])
+        self._values = list(values)
 
     def read(self, port: int, size: int) -> int:
         """Return what was last written."""

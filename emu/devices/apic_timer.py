@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from emu.clock import MIN_PERIOD_NS, Clock, Event, next_expiry
+from emu.clock import MIN_PERIOD_NS, Clock, Event, EventState, next_expiry
+from emu.savable import Savable, State
 
 __all__ = ["ApicTimer"]
 
@@ -34,7 +35,7 @@ class TimerState:
     deadline: int = 0  # TSC value, 0: disarmed
 
 
-class ApicTimer:
+class ApicTimer(Savable):
     """The timer; `fire` is called when the interrupt of its LVT entry is due."""
 
     def __init__(self, clock: Clock, tsc: Callable[[], int], fire: Callable[[], None]) -> None:
@@ -49,6 +50,16 @@ class ApicTimer:
         """Stop, with the registers as INIT leaves them."""
         self.state = TimerState()
         self._rearm()
+
+    def save(self) -> State:
+        """Return the registers, and when the interrupt is due."""
+        return self._state(registers=self.state, event=self._clock.save_event(self._event))
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        registers, event = self._parts(state, registers=TimerState, event=EventState)
+        self._event = self._clock.load_event(event, self._due)
+        self.state = registers
 
     def set_entry(self, entry: int) -> None:
         """Take the LVT entry: its mode and mask. The count goes on over a change between one-shot

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from emu.clock import RTC_RATE, Clock, Event, next_expiry
+from emu.clock import RTC_RATE, Clock, Event, EventState, next_expiry
 from emu.ports import IrqLine
+from emu.savable import Savable, State
 
 __all__ = ["DEFAULT_START", "Cmos"]
 
@@ -77,7 +78,7 @@ class CmosState:
     ram: bytearray = field(default_factory=lambda: bytearray(SIZE))
 
 
-class Cmos:
+class Cmos(Savable):
     """Ports 0x70 (index, and NMI mask) and 0x71 (data), byte-wide."""
 
     def __init__(
@@ -107,6 +108,22 @@ class Cmos:
         self.state.flags = 0
         self.nmi_masked = False
         self._rearm()
+
+    def save(self) -> State:
+        """Return what the battery keeps, the NMI mask, and when IRQ 8 may rise next."""
+        return self._state(
+            registers=self.state,
+            nmi_masked=self.nmi_masked,
+            event=self._clock.save_event(self._event),
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        registers, nmi_masked, event = self._parts(
+            state, registers=CmosState, nmi_masked=bool, event=EventState
+        )
+        self._event = self._clock.load_event(event, self._fire)
+        self.state, self.nmi_masked = registers, nmi_masked
 
     @property
     def shutdown_code(self) -> int:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from emu.outcome import Kind
 from emu.ports import Stop
+from emu.savable import Savable, State
 
 __all__ = ["DebugExit"]
 
 
-class DebugExit:
+class DebugExit(Savable):
     """Ports that end the run. Put it on the bus with a width of `min(iosize, 4)`."""
 
     def __init__(self, stop: Stop) -> None:
@@ -23,6 +24,14 @@ class DebugExit:
     def reset(self) -> None:
         """Be ready for another first write."""
         self._done = False
+
+    def save(self) -> State:
+        """Return whether the first write has come."""
+        return self._state(done=self._done)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        (self._done,) = self._parts(state, done=bool)
 
     def read(self, port: int, size: int) -> int:
         """Return 0, as QEMU does."""

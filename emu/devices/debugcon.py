@@ -7,13 +7,14 @@ Reading gives 0xe9, by which a guest knows that it is there.
 from __future__ import annotations
 
 from emu.ports import TextSink
+from emu.savable import Savable, State
 
 __all__ = ["DebugConsole"]
 
 READBACK = 0xE9
 
 
-class DebugConsole:
+class DebugConsole(Savable):
     """A byte-wide port that prints. `sink` gets every byte at once."""
 
     def __init__(self, sink: TextSink | None = None) -> None:
@@ -25,6 +26,14 @@ class DebugConsole:
     def text(self) -> str:
         """Everything written so far; bytes that are not UTF-8 show as the replacement character."""
         return self._sent.decode(encoding="utf-8", errors="replace")
+
+    def save(self) -> State:
+        """Return everything written so far."""
+        return self._state(sent=self._sent)
+
+    def load(self, state: State) -> None:
+        """Take a saved state. The sink does not get again what was written."""
+        (self._sent,) = self._parts(state, sent=bytearray)
 
     def read(self, port: int, size: int) -> int:
         """Return the signature."""

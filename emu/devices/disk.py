@@ -10,7 +10,8 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from emu.errors import KernelError
+from emu.errors import KernelError, NotSavableError, StateError
+from emu.savable import Savable, State
 
 __all__ = ["SECTOR_SIZE", "Disk"]
 
@@ -19,7 +20,7 @@ SECTOR_SIZE = 512
 MAX_SECTORS = 1 << 48
 
 
-class Disk:
+class Disk(Savable):
     """The sectors of one image. A file that ends inside a sector is filled up with zeros."""
 
     def __init__(self, path: Path, *, snapshot: bool = False, read_only: bool = False) -> None:
@@ -29,6 +30,7 @@ class Disk:
         _check_kind(path)
         self.read_only = read_only and not snapshot
         self._overlay: dict[int, bytes] | None = {} if snapshot else None
+        self._is_changed = False  # the file was written
         try:
             self._file = path.open("rb" if snapshot or read_only else "r+b", buffering=0)
         except FileNotFoundError:
@@ -75,10 +77,34 @@ class Disk:
             for start in range(0, len(data), SECTOR_SIZE):
                 self._overlay[sector + start // SECTOR_SIZE] = data[start : start + SECTOR_SIZE]
             return
+        self._is_changed = True
         self._file.seek(sector * SECTOR_SIZE)
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) or len(view) :]
+
+    def save(self) -> State:
+        """Return the sectors written since the start; the others are the file's.
+
+        Raises NotSavableError for an image that was written in place: what was there is gone.
+        """
+        self._check_unchanged()
+        return self._state(sectors=self.sectors, written=self._overlay)
+
+    def load(self, state: State) -> None:
+        """Take back what was written since. Raises StateError for a disk of another size, or one
+        that was or is written in place."""
+        sectors, written = self._parts(state, sectors=int, written=dict[int, bytes] | None)
+        if sectors != self.sectors or (written is None) != (self._overlay is None):
+            raise StateError(f"disk image {self.path}: the state is one of another disk")
+        self._check_unchanged()
+        self._overlay = written
+
+    def _check_unchanged(self) -> None:
+        if self._is_changed:
+            raise NotSavableError(
+                f"Disk cannot be saved: {self.path} was written in place (snapshot=on would do)"
+            )
 
     def close(self) -> None:
         """Close the file; a snapshot's writes are gone."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from emu.clock import Clock, Event
+from emu.clock import Clock, Event, EventState
 from emu.errors import UsageError
 from emu.ports import LogOnce
+from emu.savable import Savable, State
 from mmu.memory import Memory
 
 __all__ = ["FwCfg", "e820_item"]
@@ -49,7 +50,7 @@ def e820_item(ranges: Iterable[tuple[int, int, int]]) -> bytes:
     )
 
 
-class FwCfg:
+class FwCfg(Savable):
     """Ports 0x510 to 0x51b, width 4."""
 
     def __init__(
@@ -108,6 +109,33 @@ class FwCfg:
         self._dma_address = 0
         self._clock.cancel(self._event)
         self._event = None
+
+    def save(self) -> State:
+        """Return the chosen item, how far it was read, and the DMA that is under way. What the
+        items hold is the board's."""
+        return self._state(
+            key=self._key,
+            offset=self._offset,
+            dma_address=self._dma_address,
+            descriptor=self._descriptor,
+            left=self._left,
+            event=self._clock.save_event(self._event),
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        key, offset, dma_address, descriptor, left, event = self._parts(
+            state,
+            key=int,
+            offset=int,
+            dma_address=int,
+            descriptor=int,
+            left=list[tuple[int, int]],
+            event=EventState,
+        )
+        self._event = self._clock.load_event(event, self._zero)
+        self._key, self._offset, self._dma_address = key, offset, dma_address
+        self._descriptor, self._left = descriptor, left
 
     # Ports.
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-from emu.clock import MIN_PERIOD_NS, Clock, Event
+from emu.clock import MIN_PERIOD_NS, Clock, Event, EventState
 from emu.ports import IrqLine, LogOnce
+from emu.savable import Savable, State
 
 __all__ = ["BASE", "SIZE", "Hpet"]
 
@@ -59,7 +61,6 @@ class TimerState:
     period: int = 0
     synced: int = 0  # the main counter up to which the comparator is complete
     high_half_next: bool = False  # a comparator set by its low half, the high one to follow
-    event: Event | None = None
     last_ns: int = -MIN_PERIOD_NS  # when it last interrupted
 
 
@@ -73,7 +74,7 @@ class HpetState:
     timers: list[TimerState] = field(default_factory=lambda: [TimerState() for _ in range(TIMERS)])
 
 
-class Hpet:
+class Hpet(Savable):
     """The chip: one page of MMIO at `BASE`."""
 
     def __init__(
@@ -84,6 +85,8 @@ class Hpet:
         self._pins = {n: pin(n) for n in range(ROUTES.bit_length()) if ROUTES >> n & 1}
         self._legacy = (irq_0, irq_8)
         self._held = [False, False]
+        self._events: list[Event | None] = [None] * TIMERS
+        self._matches = [partial(self._match, number) for number in range(TIMERS)]
         self._log = LogOnce("hpet")
         self.state = HpetState()
 
@@ -103,9 +106,32 @@ class Hpet:
     def reset(self) -> None:
         """Stop, all timers off."""
         self._set_configuration(0)
-        for timer in self.state.timers:
-            self._clock.cancel(timer.event)
+        for number, event in enumerate(self._events):
+            self._clock.cancel(event)
+            self._events[number] = None
         self.state = HpetState()
+
+    def save(self) -> State:
+        """Return the registers, what the 8254 and the RTC drive, and when each timer matches."""
+        return self._state(
+            registers=self.state,
+            held=self._held,
+            events=[self._clock.save_event(event) for event in self._events],
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        registers, held, events = self._parts(
+            state,
+            registers=HpetState,
+            held=tuple[bool, bool],
+            events=tuple[EventState, EventState, EventState],
+        )
+        load_event = self._clock.load_event
+        self._events = [
+            load_event(e, match) for e, match in zip(events, self._matches, strict=True)
+        ]
+        self.state, self._held = registers, list(held)
 
     # Counting.
 
@@ -154,8 +180,8 @@ class Hpet:
         """Queue the next interrupt of a timer. Call with the timer synced."""
         state = self.state
         timer = state.timers[number]
-        self._clock.cancel(timer.event)
-        timer.event = None
+        self._clock.cancel(self._events[number])
+        self._events[number] = None
         if not (state.configuration & ENABLE and timer.configuration & T_INTERRUPT):
             return
         mask = _mask(timer)
@@ -170,11 +196,12 @@ class Hpet:
             earliest = -(-(timer.last_ns + MIN_PERIOD_NS) // TICK_NS)
             if now_tick + ticks < earliest:
                 ticks += -(-(earliest - now_tick - ticks) // period) * period
-        timer.event = self._clock.at((now_tick + ticks) * TICK_NS, lambda: self._match(number))
+        when = (now_tick + ticks) * TICK_NS
+        self._events[number] = self._clock.at(when, self._matches[number])
 
     def _match(self, number: int) -> None:
         timer = self.state.timers[number]
-        timer.event = None
+        self._events[number] = None
         timer.last_ns = self._clock.now
         self._sync(number)
         if not timer.configuration & T_LEVEL:

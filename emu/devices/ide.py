@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emu.clock import Clock, Event
+from emu.clock import Clock, Event, EventState
 from emu.devices import ide_registers as R
 from emu.devices.disk import SECTOR_SIZE, Disk
 from emu.devices.ide_identify import MAX_MULTIPLE, Geometry, identify
-from emu.devices.ide_registers import Drive, IdeState
+from emu.devices.ide_registers import Drive, IdeState, Pending
+from emu.errors import StateError
 from emu.ports import IrqLine, LogOnce
+from emu.savable import Savable, State
 
 __all__ = ["ACCESS_NS", "IdeChannel"]
 
@@ -26,7 +28,7 @@ _EXTENDED = frozenset({0x24, 0x29, 0x34, 0x39, 0x42})
 _WRITES = frozenset({0x30, 0x31, 0x34, 0x39, 0xC5})
 
 
-class IdeChannel:
+class IdeChannel(Savable):
     """One channel: ports `base` to `base + 7` (width 4) and `control`."""
 
     def __init__(
@@ -46,12 +48,17 @@ class IdeChannel:
         self._control = control
         self._log = LogOnce("ide")
         self._event: Event | None = None
-        self._active: Drive | None = None  # whose command goes on, whichever is selected now
         self._drives = [
             Drive(disk, Geometry.of(disk.sectors)) if disk is not None else None
             for disk in (master, slave)
         ]
         self._commands = self._command_table()
+        self._steps: dict[Pending, Callable[[], None]] = {
+            Pending.COMMAND: self._execute,
+            Pending.RESET: self._reset_done,
+            Pending.READ_BLOCK: self._read_block,
+            Pending.STORED: self._stored,
+        }
         self.state = IdeState()
         self.reset()
 
@@ -71,8 +78,40 @@ class IdeChannel:
         self._sign()
         self._update_irq()
 
+    def save(self) -> State:
+        """Return the registers, the transfer under way, and what the drives remember beside their
+        sectors; see `emu.devices.disk` for those."""
+        return self._state(
+            registers=self.state,
+            drives=[drive and (drive.geometry, drive.multiple) for drive in self._drives],
+            event=self._clock.save_event(self._event),
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state. Raises StateError if other drives were there."""
+        registers, drives, event = self._parts(
+            state,
+            registers=IdeState,
+            drives=tuple[tuple[Geometry, int] | None, tuple[Geometry, int] | None],
+            event=EventState,
+        )
+        if [drive is None for drive in drives] != [drive is None for drive in self._drives]:
+            raise StateError("IdeChannel: the state has other drives than the channel")
+        self._event = self._clock.load_event(event, self._due)
+        self.state = registers
+        for drive, saved in zip(self._drives, drives, strict=True):
+            if drive is not None and saved is not None:
+                drive.geometry, drive.multiple = saved
+
+    def _selected(self) -> int:
+        return int(bool(self.state.registers[R.DEVICE] & R.DEVICE_SLAVE))
+
     def _drive(self) -> Drive | None:
-        return self._drives[bool(self.state.registers[R.DEVICE] & R.DEVICE_SLAVE)]
+        return self._drives[self._selected()]
+
+    def _active(self) -> Drive | None:
+        number = self.state.active
+        return None if number is None else self._drives[number]
 
     # Ports.
 
@@ -132,7 +171,7 @@ class IdeChannel:
             state.status = R.STATUS_BUSY
             state.interrupt = False
         elif falling:
-            self._later(self._reset_done)
+            self._later(Pending.RESET)
         self._update_irq()
 
     def _reset_done(self) -> None:
@@ -151,13 +190,20 @@ class IdeChannel:
 
     # Time and interrupts.
 
-    def _later(self, action: Callable[[], None]) -> None:
+    def _later(self, what: Pending) -> None:
+        self.state.pending = what
         self._clock.cancel(self._event)
-        self._event = self._clock.at(self._clock.now + ACCESS_NS, action)
+        self._event = self._clock.at(self._clock.now + ACCESS_NS, self._due)
+
+    def _due(self) -> None:
+        self._event = None
+        what, self.state.pending = self.state.pending, Pending.NOTHING
+        self._steps[what]()
 
     def _cancel(self) -> None:
         self._clock.cancel(self._event)
         self._event = None
+        self.state.pending = Pending.NOTHING
         self.state.buffer = bytearray()
         self.state.position = self.state.left = 0
 
@@ -234,10 +280,10 @@ class IdeChannel:
             # and kernels have come to count on it. Only what the disk does takes its time.
             self._execute()
         else:
-            self._later(self._execute)
+            self._later(Pending.COMMAND)
 
     def _execute(self) -> None:
-        drive = self._active = self._drive()
+        drive, self.state.active = self._drive(), self._selected()
         handler = self._commands.get(self.state.command)
         if drive is None or handler is None:
             self._log(self.state.command, "unknown command %#x", self.state.command)
@@ -346,7 +392,7 @@ class IdeChannel:
             self._read_block()
 
     def _read_block(self) -> None:
-        state, drive = self.state, self._active
+        state, drive = self.state, self._active()
         if drive is None:
             self._fail()
             return
@@ -386,23 +432,23 @@ class IdeChannel:
 
         A machine that is switched off behind the last word, or behind FLUSH CACHE, loses nothing.
         """
-        state, drive = self.state, self._active
-        count = len(state.buffer) // SECTOR_SIZE
-        error = R.ERROR_ABORTED if drive is None else 0
+        state, drive = self.state, self._active()
+        state.failure = R.ERROR_ABORTED if drive is None else 0
         try:
             if drive is not None:
                 drive.disk.write(state.sector, bytes(state.buffer))
         except OSError as failure:
             self._log(("write", state.sector), "sector %d: %s", state.sector, failure)
-            error = R.ERROR_UNCORRECTABLE
+            state.failure = R.ERROR_UNCORRECTABLE
         state.status = R.STATUS_BUSY
-        self._later(lambda: self._stored(count, error))
+        self._later(Pending.STORED)
 
-    def _stored(self, count: int, error: int) -> None:
-        state, drive = self.state, self._active
-        if error or drive is None:
-            self._fail(error or R.ERROR_ABORTED)
+    def _stored(self) -> None:
+        state, drive = self.state, self._active()
+        if state.failure or drive is None:
+            self._fail(state.failure or R.ERROR_ABORTED)
             return
+        count = len(state.buffer) // SECTOR_SIZE
         state.sector += count
         state.left -= count
         if state.left:
@@ -433,7 +479,7 @@ class IdeChannel:
         if state.position >= len(state.buffer):
             if state.left:
                 state.status = R.STATUS_BUSY
-                self._later(self._read_block)
+                self._later(Pending.READ_BLOCK)
             else:
                 if state.command != 0xEC:
                     self._finish()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from emu.devices.disk import Disk
 from emu.devices.ide_identify import Geometry
@@ -28,6 +29,20 @@ DEVICE_HEAD = 0x0F
 CONTROL_NO_INTERRUPT = 0x02
 CONTROL_RESET = 0x04
 CONTROL_HIGH_ORDER = 0x80
+
+
+class Pending(Enum):
+    """What the channel does when the time of the drive is over."""
+
+    NOTHING = "nothing"
+    COMMAND = "command"
+    """Execute the command of the command register."""
+    RESET = "reset"
+    """Come out of a software reset."""
+    READ_BLOCK = "read block"
+    """Give the next block of a read."""
+    STORED = "stored"
+    """Say what became of the block that was written."""
 
 
 @dataclass(slots=True)
@@ -56,6 +71,9 @@ class IdeState:
     left: int = 0  # sectors that are not in or through the buffer yet
     block: int = 1  # sectors in the buffer at a time
     writing: bool = False
+    active: int | None = None  # 0 or 1: whose command goes on, whichever is selected now
+    pending: Pending = Pending.NOTHING
+    failure: int = 0  # why the block in the buffer could not be written, as the error register says
 
 
 # Addresses (6.2).

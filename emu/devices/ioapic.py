@@ -16,6 +16,7 @@ from functools import partial
 
 from emu.devices.apic_bus import UNMASKABLE, ApicBus, DeliveryMode, Message
 from emu.ports import IrqLine, LogOnce
+from emu.savable import Savable, State
 
 __all__ = ["DEFAULT_BASE", "PINS", "IoApic", "isa_pin"]
 
@@ -61,7 +62,7 @@ class IoApicState:
     entries: list[int] = field(default_factory=lambda: [MASKED] * PINS)
 
 
-class IoApic:
+class IoApic(Savable):
     """The chip; one page of MMIO at `DEFAULT_BASE`."""
 
     def __init__(self, bus: ApicBus) -> None:
@@ -74,6 +75,14 @@ class IoApic:
     def reset(self) -> None:
         """Mask every pin. What is on the lines stays."""
         self.state = IoApicState(lines=self.state.lines)
+
+    def save(self) -> State:
+        """Return the registers and what is on the lines."""
+        return self._state(registers=self.state)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        (self.state,) = self._parts(state, registers=IoApicState)
 
     def line(self, pin: int) -> IrqLine:
         """Return an input. Raises ValueError if there is no such pin."""

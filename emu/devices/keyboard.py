@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from emu.clock import Clock, Event
+from emu.clock import Clock, Event, EventState
 from emu.devices.keymap import RELEASED, TRANSLATION, break_code, make_code, strokes
 from emu.ports import LogOnce
+from emu.savable import Savable, State
 
 __all__ = ["KEY_NS", "Keyboard"]
 
@@ -54,7 +55,7 @@ class KeyboardState:
     codes: deque[int] = field(default_factory=deque)
 
 
-class Keyboard:
+class Keyboard(Savable):
     """The device at the other end of the 8042's cable."""
 
     def __init__(self, clock: Clock) -> None:
@@ -180,6 +181,22 @@ class Keyboard:
         self._event = None
         self.state = KeyboardState()
         self._schedule()
+
+    def save(self) -> State:
+        """Return what its processor remembers, the strokes still to come, and when the next is."""
+        return self._state(
+            registers=self.state,
+            typed=self._typed,
+            event=self._clock.save_event(self._event),
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        registers, typed, event = self._parts(
+            state, registers=KeyboardState, typed=deque[bytes], event=EventState
+        )
+        self._event = self._clock.load_event(event, self._stroke)
+        self.state, self._typed = registers, typed
 
 
 def _to_set_1(codes: bytes) -> bytes:

@@ -31,11 +31,12 @@ from emu.devices.lapic_registers import LapicRegisters
 from emu.devices.lapic_state import CpuPins, LapicState
 from emu.devices.pic import InterruptSource
 from emu.ports import IrqLine, LogOnce
+from emu.savable import Savable, State
 
 __all__ = ["LocalApic"]
 
 
-class LocalApic:
+class LocalApic(Savable):
     """The APIC of processor `index`, whose APIC ID is the same number."""
 
     def __init__(
@@ -89,6 +90,21 @@ class LocalApic:
             self._enter_x2apic()
         self.timer.reset()
         self._update()
+
+    def save(self) -> State:
+        """Return IA32_APIC_BASE, the registers, the levels of LINT0 and LINT1, and the timer."""
+        return self._state(
+            base=self.base, registers=self.state, lines=self._lines, timer=self.timer.save()
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state; `on_relocated` is called, INTR is the processor's to load."""
+        base, registers, lines, timer = self._parts(
+            state, base=int, registers=LapicState, lines=tuple[bool, bool], timer=State
+        )
+        self.timer.load(timer)
+        self.base, self.state, self._lines = base, registers, list(lines)
+        self.on_relocated()
 
     # What it is.
 

@@ -16,7 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from emu.devices.acpi_pm import PM_BASE
+from emu.errors import StateError
 from emu.ports import LogOnce
+from emu.savable import Savable, State
 
 __all__ = ["PciFunction", "PciHost", "i440fx_functions"]
 
@@ -84,7 +86,7 @@ class PciFunction:
             self.config[index] = self.config[index] & ~mask | byte & mask
 
 
-class PciHost:
+class PciHost(Savable):
     """Ports 0xcf8 to 0xcff, width 4."""
 
     def __init__(
@@ -104,6 +106,25 @@ class PciHost:
         self.address = self.reset_control = 0
         for function in self._functions.values():
             function.reset()
+
+    def save(self) -> State:
+        """Return both registers, and the configuration space of every function."""
+        return self._state(
+            address=self.address,
+            reset_control=self.reset_control,
+            functions={place: function.config for place, function in self._functions.items()},
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state. Raises StateError if it has other functions."""
+        address, reset_control, functions = self._parts(
+            state, address=int, reset_control=int, functions=dict[tuple[int, int], bytes]
+        )
+        if functions.keys() != self._functions.keys():
+            raise StateError("PciHost: the state has other functions than the board")
+        self.address, self.reset_control = address, reset_control
+        for place, config in functions.items():
+            self._functions[place].config[:] = config
 
     def _target(self) -> PciFunction | None:
         if not self.address & ADDRESS_ENABLE or self.address >> 16 & 0xFF:

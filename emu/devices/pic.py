@@ -16,6 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from emu.ports import IrqLine, LogOnce
+from emu.savable import Savable, State
 
 __all__ = ["InterruptSource", "Pic8259", "PicPair"]
 
@@ -50,7 +51,6 @@ SPURIOUS = 7
 
 MASTER_PORTS = (0x20, 0x21)
 SLAVE_PORTS = (0xA0, 0xA1)
-ELCR_PORTS = (0x4D0, 0x4D1)
 CASCADE = 2
 # The edge/level control registers of the PIIX3: the timer, the keyboard, the cascade, the RTC and
 # the FPU cannot be made level-triggered (82371SB data sheet 2.5.9).
@@ -269,7 +269,7 @@ class Pic8259:
         self.update()
 
 
-class PicPair:
+class PicPair(Savable):
     """Master and slave. Ports 0x20-21, 0xa0-a1 and 0x4d0-4d1, all byte-wide."""
 
     def __init__(self, intr: IrqLine) -> None:
@@ -287,6 +287,16 @@ class PicPair:
         """Reset both chips."""
         self.slave.reset()
         self.master.reset()
+
+    def save(self) -> State:
+        """Return the registers of both chips and the level of INTR."""
+        return self._state(master=self.master.state, slave=self.slave.state, intr=self._level)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        self.master.state, self.slave.state, self._level = self._parts(
+            state, master=PicState, slave=PicState, intr=bool
+        )
 
     def line(self, irq: int) -> IrqLine:
         """Return the input of IRQ 0 to 15. Raises ValueError for 2, which is the cascade."""

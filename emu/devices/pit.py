@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from emu.clock import MIN_PERIOD_NS, PIT_RATE, Clock, Event, next_expiry
+from emu.clock import MIN_PERIOD_NS, PIT_RATE, Clock, Event, EventState, next_expiry
 from emu.ports import IrqLine
+from emu.savable import Savable, State
 
 __all__ = ["Pit"]
 
 BASE = 0x40
 CONTROL = 3
-COUNTERS = 3
 
 # Control word (data sheet figure 7): SC1 SC0 RW1 RW0 M2 M1 M0 BCD.
 SELECT_SHIFT = 6
@@ -280,7 +280,7 @@ class Counter:
         return value & 0xFF if state.read_high else value >> 8
 
 
-class Pit:
+class Pit(Savable):
     """The chip: ports 0x40 to 0x43, byte-wide."""
 
     def __init__(self, clock: Clock, irq: IrqLine) -> None:
@@ -296,6 +296,27 @@ class Pit:
         for counter in self.counters:
             counter.state = CounterState(gate=counter.state.gate)
         self._rearm()
+
+    def save(self) -> State:
+        """Return the counters, OUT 0 as IRQ 0 has it, and the next edge."""
+        return self._state(
+            counters=[counter.state for counter in self.counters],
+            level=self._level,
+            event=self._clock.save_event(self._event),
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        counters, level, event = self._parts(
+            state,
+            counters=tuple[CounterState, CounterState, CounterState],
+            level=bool,
+            event=EventState,
+        )
+        self._event = self._clock.load_event(event, self._rise)
+        self._level = level
+        for counter, registers in zip(self.counters, counters, strict=True):
+            counter.state = registers
 
     def tick(self) -> int:
         """Return how many times the chip's CLK has ticked since power-on."""

@@ -8,6 +8,7 @@ as a 15 us clock; counter 1 paced it with a count of 18 on every PC.
 from __future__ import annotations
 
 from emu.devices.pit import Pit
+from emu.savable import Savable, State
 
 __all__ = ["SystemControlB"]
 
@@ -19,7 +20,7 @@ SPEAKER_COUNTER = 2
 REFRESH_TICKS = 18
 
 
-class SystemControlB:
+class SystemControlB(Savable):
     """Port 0x61, one byte."""
 
     def __init__(self, pit: Pit) -> None:
@@ -31,6 +32,14 @@ class SystemControlB:
     def reset(self) -> None:
         """Close the gate."""
         self.write(0x61, 1, 0)
+
+    def save(self) -> State:
+        """Return the control bits; the gate is the 8254's."""
+        return self._state(control=self.control)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        (self.control,) = self._parts(state, control=int)
 
     def read(self, port: int, size: int) -> int:
         """Return the control bits, the refresh toggle and OUT of counter 2."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from emu.ports import IrqLine
+from emu.savable import Savable, State
 
 __all__ = ["A20Gate", "SystemControlA"]
 
@@ -16,7 +17,7 @@ FAST_RESET = 1 << 0
 A20 = 1 << 1
 
 
-class A20Gate:
+class A20Gate(Savable):
     """The OR gate behind address line 20."""
 
     def __init__(self, output: IrqLine | None = None) -> None:
@@ -26,6 +27,14 @@ class A20Gate:
         self._inputs: dict[str, bool] = {}
         self.enabled = True
         """Whether address bit 20 passes."""
+
+    def save(self) -> State:
+        """Return what each input has been driven to, and the line."""
+        return self._state(inputs=self._inputs, enabled=self.enabled)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        self._inputs, self.enabled = self._parts(state, inputs=dict[str, bool], enabled=bool)
 
     def input(self, name: str) -> IrqLine:
         """Return the input that the chip `name` drives; all down until first driven."""
@@ -41,7 +50,7 @@ class A20Gate:
         return drive
 
 
-class SystemControlA:
+class SystemControlA(Savable):
     """Port 0x92, one byte."""
 
     def __init__(self, a20: IrqLine, reset: Callable[[], None]) -> None:
@@ -54,6 +63,14 @@ class SystemControlA:
     def reset(self) -> None:
         """Clear the register. The keyboard controller holds A20 up."""
         self.write(0x92, 1, 0)
+
+    def save(self) -> State:
+        """Return the register."""
+        return self._state(value=self.value)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        (self.value,) = self._parts(state, value=int)
 
     def read(self, port: int, size: int) -> int:
         """Return what was last written."""

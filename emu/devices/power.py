@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from emu.outcome import Kind
 from emu.ports import Stop
+from emu.savable import Savable, State
 
 __all__ = ["SLEEP_ENABLE", "SLEEP_TYPE_OFF", "ShutdownPort"]
 
@@ -24,7 +25,7 @@ SLEEP_ENABLE = 1 << 13
 SLEEP_TYPE_OFF = 0
 
 
-class ShutdownPort:
+class ShutdownPort(Savable):
     """The port to which "Shutdown" is spelled; a wrong letter means starting again."""
 
     WORD = b"Shutdown"
@@ -37,6 +38,14 @@ class ShutdownPort:
     def reset(self) -> None:
         """Forget the letters so far."""
         self._spelled = 0
+
+    def save(self) -> State:
+        """Return how many letters were right so far."""
+        return self._state(spelled=self._spelled)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        (self._spelled,) = self._parts(state, spelled=int)
 
     def read(self, port: int, size: int) -> int:
         """Return all ones: there is nothing to read."""

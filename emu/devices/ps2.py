@@ -16,6 +16,7 @@ from typing import ClassVar
 from emu.devices.keyboard import Keyboard
 from emu.devices.keymap import RELEASED, TRANSLATION
 from emu.ports import IrqLine, LogOnce
+from emu.savable import Savable, State
 
 __all__ = ["KeyboardController"]
 
@@ -72,7 +73,7 @@ class ControllerState:
     released: bool = False  # a 0xf0 from the keyboard waits for its code
 
 
-class KeyboardController:
+class KeyboardController(Savable):
     """Ports 0x60 and 0x64, byte-wide."""
 
     PORTS: ClassVar = ((DATA_PORT, DATA_PORT), (COMMAND_PORT, COMMAND_PORT))
@@ -100,6 +101,14 @@ class KeyboardController:
         self._a20(True)
         self._update_irq()
         self._fill()
+
+    def save(self) -> State:
+        """Return memory and buffers; the keyboard is another device."""
+        return self._state(registers=self.state)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        (self.state,) = self._parts(state, registers=ControllerState)
 
     @property
     def _ccb(self) -> int:

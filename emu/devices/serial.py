@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from emu.clock import NS_PER_SECOND, Clock, Event
+from emu.clock import NS_PER_SECOND, Clock, Event, EventState
 from emu.ports import IrqLine, LogOnce, TextSink
+from emu.savable import Savable, State
 
 __all__ = ["Serial"]
 
@@ -98,7 +99,7 @@ class SerialState:
     received: deque[tuple[int, int]] = field(default_factory=deque)  # (character, its LSR errors)
 
 
-class Serial:
+class Serial(Savable):
     """One port. Eight byte-wide registers from `base`."""
 
     def __init__(
@@ -120,6 +121,23 @@ class Serial:
         self.state = SerialState()
         self._rearm_timeout()
         self._update_irq()
+
+    def save(self) -> State:
+        """Return the registers, and what is on either line: all that was sent, all that is fed."""
+        return self._state(
+            registers=self.state,
+            sent=self._sent,
+            line=bytes(self._line),
+            timeout=self._clock.save_event(self._timeout),
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state. The sink does not get again what was sent."""
+        registers, sent, line, timeout = self._parts(
+            state, registers=SerialState, sent=bytearray, line=bytes, timeout=EventState
+        )
+        self._timeout = self._clock.load_event(timeout, self._timed_out)
+        self.state, self._sent, self._line = registers, sent, deque(line)
 
     # The host's end of the cable.
 

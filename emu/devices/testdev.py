@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from emu.ports import IrqLine, PortBus
+from emu.savable import Savable, State
 from mmu.memory import Memory
 
 __all__ = ["TestDevice"]
@@ -19,7 +20,7 @@ LATCH, FLUSH, BYTE_LATCH, LINES = 0xE0, 0xE4, 0xE8, 0x2000
 MEMORY_BASE, MEMORY_SIZE = 0xFF00_0000, 0x1_0000
 
 
-class TestDevice:
+class TestDevice(Savable):
     """The device. Its memory is an MMIO device of its own, so that accesses are trapped."""
 
     __test__ = False  # it is no test case, whatever its name says to a test runner
@@ -42,6 +43,14 @@ class TestDevice:
         ports.add(LINES, LINES + len(self._lines) - 1, self)
         memory.add_mmio(MEMORY_BASE, MEMORY_SIZE, self.memory)
 
+    def save(self) -> State:
+        """Return both latches; its memory is a device of its own."""
+        return self._state(latch=self._latch, byte=self._byte)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        self._latch, self._byte = self._parts(state, latch=bytearray, byte=int)
+
     def read(self, port: int, size: int) -> int:
         """Read a latch; the other ports read as zeros."""
         if LATCH <= port < LATCH + 4:
@@ -62,11 +71,17 @@ class TestDevice:
             self._flush(value & ~0xFFF)
 
 
-class _Latch:
+class _Latch(Savable):
     """Memory that is a device."""
 
     def __init__(self, size: int) -> None:
         self._bytes = bytearray(size)
+
+    def save(self) -> State:
+        return self._state(bytes=self._bytes)
+
+    def load(self, state: State) -> None:
+        (self._bytes,) = self._parts(state, bytes=bytearray)
 
     def read(self, offset: int, size: int) -> int:
         return int.from_bytes(self._bytes[offset : offset + size], "little")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from emu.ports import LogOnce
+from emu.savable import Savable, State
 
 __all__ = ["TEXT_BASE", "TEXT_SIZE", "Vga"]
 
@@ -98,7 +99,7 @@ class VgaState:
     dac: bytearray = field(default_factory=_palette)
 
 
-class Vga:
+class Vga(Savable):
     """The adapter; all its ports are byte-wide (word writes to an index set index and data)."""
 
     PORTS: ClassVar = (
@@ -118,6 +119,14 @@ class Vga:
     def reset(self) -> None:
         """Set mode 3. The memory is left as it is."""
         self.state = VgaState()
+
+    def save(self) -> State:
+        """Return the register files; the memory is RAM."""
+        return self._state(registers=self.state)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        (self.state,) = self._parts(state, registers=VgaState)
 
     # The screen.
 

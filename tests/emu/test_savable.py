@@ -115,6 +115,9 @@ def test_a_chip_without_save_fails_by_name():
         (lambda s: s["registers"].update(memory="x"), "memory: bytes expected, not str"),
         (lambda s: s["registers"].update(queue=5), "queue: list expected, not int"),
         (lambda s: s["registers"].update(table=[[1]]), "table: 2 items expected, not 1"),
+        (lambda s: s["registers"].update(table=[[1, 1]]), r"table: other keys than \[7\]"),
+        (lambda s: s["registers"].update(memory=b"x"), "memory: 2 items expected, not 1"),
+        (lambda s: s["registers"].update(inner=[]), "inner: 2 items expected, not 0"),
         (lambda s: s["registers"].update(named=[]), "named: dict expected, not list"),
         (lambda s: s["registers"].update(colour=7), "colour: Colour expected, not int"),
         (lambda s: s["registers"].pop("text"), "registers: missing or unknown: text"),
@@ -122,7 +125,8 @@ def test_a_chip_without_save_fails_by_name():
     ],
     ids=[
         *("another chip", "another version", "a part missing", "a part unknown", "int for bool"),
-        *("bool for int", "text for bytes", "int for a list", "a pair of one", "list for names"),
+        *("bool for int", "text for bytes", "int for a list", "a pair of one"),
+        *("another register", "a register file too short", "no timers", "list for names"),
         *("no such member", "a register missing", "int for registers"),
     ],
 )
