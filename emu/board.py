@@ -159,7 +159,7 @@ class Board:
         ]
         for cpu, apic in zip(cpus, self.local_apics, strict=True):
             _connect(cpu, apic)
-        self.apic_window = ApicWindow(memory, self.local_apics, lambda: self.local_apics[current()])
+        self.apic_window = ApicWindow(memory, self.local_apics, current)
         self.ioapic = IoApic(self.apic_bus)
         memory.add_mmio(IOAPIC_BASE, 0x1000, self.ioapic)
         for first, last in ((0x20, 0x21), (0xA0, 0xA1), (0x4D0, 0x4D1)):

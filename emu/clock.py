@@ -133,7 +133,8 @@ class Clock(Savable):
         self._queue: list[Event] = []
         self._inserted = 0
         self._cancelled = 0  # events in the queue that will not happen
-        self._missing: set[tuple[int, int]] = set()  # loaded, and not yet claimed by their chips
+        # While a machine is saved or loaded: the events that no chip has saved or put back yet.
+        self._missing: set[tuple[int, int]] = set()
         self.progress: Callable[[], int] = _nothing
         """How many ns the running slice has advanced since `run_due` was last called; set by the
         scheduler, and 0 whenever it calls `run_due`. Must not go backwards."""
@@ -210,8 +211,10 @@ class Clock(Savable):
     # Saving.
 
     def save(self) -> State:
-        """Return time, rank of the next event, and the events that the chips have to save."""
+        """Return time, rank of the next event, and the events that the chips have to save: after
+        this, until `check_events`."""
         pending = sorted((e.when, e.sequence) for e in self._queue if e.callback is not None)
+        self._missing = set(pending)
         return self._state(time=self._time, inserted=self._inserted, events=pending)
 
     def load(self, state: State) -> None:
@@ -229,7 +232,9 @@ class Clock(Savable):
         """Return what `load_event` puts back. None for an event that is no longer pending."""
         if event is None or event.callback is None:
             return None
-        return event.when, event.sequence
+        saved = event.when, event.sequence
+        self._missing.discard(saved)
+        return saved
 
     def load_event(self, saved: EventState, callback: Callable[[], None]) -> Event | None:
         """Put a saved event back; `callback` is what it called. Raises StateError if the clock was
@@ -244,10 +249,19 @@ class Clock(Savable):
         return event
 
     def check_events(self) -> None:
-        """Raise StateError unless every event of the loaded clock was put back."""
-        if self._missing:
-            lost = ", ".join(f"{when} ns" for when, _ in sorted(self._missing))
-            raise StateError(f"events that no chip has put back: {lost}")
+        """Raise StateError unless every event was saved, or put back, since `save` or `load`."""
+        if not self._missing:
+            return
+        owners = {(event.when, event.sequence): event.callback for event in self._queue}
+        lost = ", ".join(
+            f"{when} ns{_owner(owners.get((when, rank)))}" for when, rank in sorted(self._missing)
+        )
+        raise StateError(f"events of the clock that belong to no chip: {lost}")
+
+
+def _owner(callback: Callable[[], None] | None) -> str:
+    """Return a callback's name, for a person."""
+    return "" if callback is None else f" ({getattr(callback, '__qualname__', callback)})"
 
 
 def _nothing() -> int:

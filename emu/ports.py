@@ -10,13 +10,23 @@ all ones and ignore writes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import NamedTuple, Protocol
 
 from emu.errors import UsageError
 from emu.outcome import Kind
 
-__all__ = ["IrqLine", "LogOnce", "PortBus", "PortDevice", "Stop", "TextSink", "fan_out"]
+__all__ = [
+    "InterruptSource",
+    "IrqLine",
+    "LogOnce",
+    "PortBus",
+    "PortDevice",
+    "Stop",
+    "TextSink",
+    "fan_out",
+    "nowhere",
+]
 
 IrqLine = Callable[[bool], None]
 """A wire: the level that its driver now puts on it. Calls that change nothing are harmless."""
@@ -28,6 +38,10 @@ TextSink = Callable[[bytes], None]
 """Where a chip's output goes, byte by byte as the guest sends it, unbuffered."""
 
 PORTS = 0x1_0000
+
+
+def nowhere(_level: bool) -> None:
+    """A pin that is wired to nothing."""
 
 
 def fan_out(*lines: IrqLine) -> IrqLine:
@@ -49,6 +63,19 @@ class PortDevice(Protocol):
 
     def write(self, port: int, size: int, value: int) -> None:
         """Take `value`, which has no bits beyond `size` bytes."""
+        ...
+
+
+class InterruptSource(Protocol):
+    """What drives an INTR pin: a pair of 8259s, or a local APIC."""
+
+    def pending(self) -> bool:
+        """Return whether INTR is up."""
+        ...
+
+    def acknowledge(self) -> int:
+        """Do the INTA cycles: take an interrupt into service, drive INTR as it then is, and return
+        the vector."""
         ...
 
 
@@ -110,6 +137,14 @@ class PortBus:
         entry = _Range(last, device, width)
         for port in range(first, last + 1):
             self._ports[port] = entry
+
+    def devices(self) -> Iterator[tuple[int, PortDevice]]:
+        """Yield each chip once, with the first port that it decodes, in the order of ports."""
+        seen = set()
+        for port, entry in sorted(self._ports.items()):
+            if id(entry.device) not in seen:
+                seen.add(id(entry.device))
+                yield port, entry.device
 
     def read(self, port: int, size: int) -> int:
         """Return what an IN of `size` bytes (1, 2 or 4) from `port` gets. One dict look-up."""

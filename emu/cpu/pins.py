@@ -7,26 +7,38 @@ emu.cpu.intercept) it calls the interrupt hook at exactly the boundary where one
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from emu.cpu import hidden as H
 from emu.cpu.faults import Event, Source, Vector
 from emu.cpu.registers import EFLAGS_IF
+from emu.ports import InterruptSource
 
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
 
-__all__ = ["InterruptSource", "Pins"]
+__all__ = ["InterruptController", "Pins"]
 
 
-class InterruptSource(Protocol):
-    """What stands behind the INTR pin: a pair of 8259s or a local APIC."""
+class InterruptController(InterruptSource, Protocol):
+    """A local APIC, as its processor sees it."""
 
-    def pending(self) -> bool:
-        """Return whether an interrupt waits."""
+    cr8: int
+    """The task priority, 0 to 15: CR8."""
 
-    def acknowledge(self) -> int:
-        """Return its vector and take it as begun."""
+    @property
+    def enabled(self) -> bool:
+        """Whether there is an APIC: what CPUID.1:EDX.APIC says."""
+        ...
+
+    def msrs(self) -> Mapping[int, tuple[Callable[[], int], Callable[[int], None]]]:
+        """Return reader and writer of each of its MSRs; either raises Fault."""
+        ...
+
+    def tsc_changed(self) -> None:
+        """Hear that the guest has set the TSC: a deadline is nearer or farther."""
+        ...
 
 
 class Pins:
@@ -50,6 +62,11 @@ class Pins:
         else:
             self._rearm = False
             self.withdraw(H.INTERRUPT_VIRQ)
+
+    def update_intr(self) -> None:
+        """Have INTR as `source` drives it, after `clear`."""
+        if self.source is not None:
+            self.set_intr(self.source.pending())
 
     def nmi(self) -> None:
         """Send an NMI; one waits while another is served."""
@@ -94,12 +111,11 @@ class Pins:
             self.withdraw(H.INTERRUPT_VIRQ)
             self._rearm = True
             return
-        if source is None or not source.pending():
+        if source is None:
             self.withdraw(H.INTERRUPT_VIRQ)
             return
+        # INTR is up, so there is a vector, if only a spurious one; `acknowledge` drives INTR anew.
         self._cpu.events.deliver(Event(source.acknowledge(), Source.EXTERNAL))
-        if not source.pending():
-            self.withdraw(H.INTERRUPT_VIRQ)
         self._slice.tick()
 
     def take_nmi(self) -> None:

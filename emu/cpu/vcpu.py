@@ -42,7 +42,7 @@ from emu.cpu.hooks import Hooks
 from emu.cpu.intercept import Intercepts
 from emu.cpu.linear import LinearMemory
 from emu.cpu.msr import Msrs
-from emu.cpu.pins import Pins
+from emu.cpu.pins import InterruptController, Pins
 from emu.cpu.record import Record
 from emu.cpu.registers import EFLAGS_IF, EFLAGS_TF, Registers
 from emu.cpu.reset import KEPT_BY_INIT, reset_fpu, set_registers, state_after_init
@@ -98,6 +98,9 @@ class Vcpu:
         self.shut_down = False
         self.waits_for_sipi = False
         self.is_alone = cpus == 1
+        self.apic: InterruptController | None = None
+        self.after_init: Callable[[], None] = lambda: None
+        """Called when an INIT is done: a board moves the boot processor to where its ROM is."""
         self._failure: BaseException | None = None
         self._deferred: list[Callable[[], None]] = []
         self._engine = engine = Engine(mmu, memory, code, count_blocks=count_blocks)
@@ -181,6 +184,8 @@ class Vcpu:
         for word, value in kept:
             q[word] = value
         self.halted = self.waits_for_sipi = self.index != 0
+        self.pins.update_intr()
+        self.after_init()
 
     def sipi(self, vector: int) -> None:
         """Start in real mode at `vector << 12` if an INIT came before, else do nothing."""
@@ -227,13 +232,25 @@ class Vcpu:
         space = regs.cr3 if regs.efer & EFER_LMA else 0
         return self.linear.read_code(regs.linear_rip, size, regs.cpl == 3, space)
 
+    def connect(self, apic: InterruptController) -> None:
+        """Put a local APIC in front of the INTR pin; its MSRs come into existence."""
+        self.apic = apic
+        self.pins.source = apic
+        self.cpuid.apic_enabled = lambda: apic.enabled
+        self.msrs.on_tsc_changed = apic.tsc_changed
+        for index, (read, write) in apic.msrs().items():
+            self.msrs.add(index, read, write)
+
     def read_cr8(self) -> int:
-        """Return the task priority; a local APIC overrides this."""
-        return self.regs.cr8
+        """Return the task priority: the local APIC's, or what was written where there is none."""
+        return self.regs.cr8 if self.apic is None else self.apic.cr8
 
     def write_cr8(self, value: int) -> None:
-        """Set the task priority, 0 to 15; a local APIC overrides this."""
-        self.regs.cr8 = value
+        """Set the task priority, 0 to 15."""
+        if self.apic is None:
+            self.regs.cr8 = value
+        else:
+            self.apic.cr8 = value
 
     # --- Paging -------------------------------------------------------------------------------
 

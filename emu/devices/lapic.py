@@ -11,7 +11,7 @@ memory-mapped registers and MSRs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from emu.clock import Clock
@@ -29,8 +29,7 @@ from emu.devices.apic_bus import (
 from emu.devices.apic_timer import ApicTimer
 from emu.devices.lapic_registers import LapicRegisters
 from emu.devices.lapic_state import CpuPins, LapicState
-from emu.devices.pic import InterruptSource
-from emu.ports import IrqLine, LogOnce
+from emu.ports import InterruptSource, IrqLine, LogOnce
 from emu.savable import Savable, State
 
 __all__ = ["LocalApic"]
@@ -66,13 +65,16 @@ class LocalApic(Savable):
         self.on_relocated: Callable[[], None] = lambda: None
         """Called when `mmio_base` may have changed."""
         self.base = 0
+        """IA32_APIC_BASE."""
+        self.mmio_base: int | None = None
+        """Where its registers are in memory: nowhere while it is off or in x2APIC mode."""
         self.state = LapicState(index)
         self.reset()
         bus.local.append(self)
 
     def reset(self) -> None:
         """Power up, or RESET."""
-        self.base = L.DEFAULT_BASE | L.BASE_ENABLE | (L.BASE_BSP if self._index == 0 else 0)
+        self._set_base(L.DEFAULT_BASE | L.BASE_ENABLE | (L.BASE_BSP if self._index == 0 else 0))
         self._clear(self._index)
         self.on_relocated()
 
@@ -103,8 +105,17 @@ class LocalApic(Savable):
             state, base=int, registers=LapicState, lines=tuple[bool, bool], timer=State
         )
         self.timer.load(timer)
-        self.base, self.state, self._lines = base, registers, list(lines)
+        self._set_base(base)
+        self.state, self._lines = registers, list(lines)
         self.on_relocated()
+
+    def msrs(self) -> Mapping[int, tuple[Callable[[], int], Callable[[int], None]]]:
+        """Return reader and writer of each MSR; see `LapicRegisters.msrs`."""
+        return self.registers.msrs()
+
+    def tsc_changed(self) -> None:
+        """Hear that the guest has set the TSC, so that a deadline is nearer or farther."""
+        self.timer.tsc_changed()
 
     # What it is.
 
@@ -118,10 +129,9 @@ class LocalApic(Savable):
         """Whether it is in x2APIC mode."""
         return bool(self.base & L.BASE_X2APIC)
 
-    @property
-    def mmio_base(self) -> int | None:
-        """Where its registers are in memory: nowhere while it is off or in x2APIC mode."""
-        return self.base & self._base_mask if self.enabled and not self.x2apic else None
+    def _set_base(self, base: int) -> None:
+        self.base = base
+        self.mmio_base = base & self._base_mask if self.enabled and not self.x2apic else None
 
     @property
     def cr8(self) -> int:
@@ -398,7 +408,7 @@ class LocalApic(Savable):
         )
         if value & ~allowed or illegal:
             raise Fault(Vector.GP)
-        self.base = value & ~L.BASE_BSP | self.base & L.BASE_BSP
+        self._set_base(value & ~L.BASE_BSP | self.base & L.BASE_BSP)
         if old and not new:
             self._clear(self._index)
         elif new != old and self.x2apic:

@@ -22,18 +22,19 @@ SIZE = 0x1000
 class _Page:
     """The MMIO page at one base."""
 
-    def __init__(self, base: int, current: Callable[[], LocalApic]) -> None:
+    def __init__(self, base: int, apics: Sequence[LocalApic], current: Callable[[], int]) -> None:
         self._base = base
+        self._apics = apics
         self._current = current
 
     def read(self, offset: int, size: int) -> int:
-        apic = self._current()
+        apic = self._apics[self._current()]
         if apic.mmio_base != self._base:
             return (1 << 8 * size) - 1
         return apic.registers.read(offset, size)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        apic = self._current()
+        apic = self._apics[self._current()]
         if apic.mmio_base == self._base:
             apic.registers.write(offset, size, value)
 
@@ -42,9 +43,9 @@ class ApicWindow:
     """Keeps the memory map in step with where the APICs are."""
 
     def __init__(
-        self, memory: Memory, apics: Sequence[LocalApic], current: Callable[[], LocalApic]
+        self, memory: Memory, apics: Sequence[LocalApic], current: Callable[[], int]
     ) -> None:
-        """Map the pages of `apics`; `current()` is the one of the processor that runs now."""
+        """Map the pages of `apics`; `current()` is the index of the processor that runs now."""
         self._memory = memory
         self._apics = apics
         self._current = current
@@ -54,6 +55,14 @@ class ApicWindow:
             apic.on_relocated = self._update
         self._update()
 
+    def _page(self, base: int) -> _Page:
+        return _Page(base, self._apics, self._current)
+
+    def owns(self, device: object) -> bool:
+        """Whether a device of the memory map is one of the pages: they have no state of their own,
+        and follow from where the APICs are."""
+        return isinstance(device, _Page)
+
     def _update(self) -> None:
         """Add and remove pages. A base on top of RAM or of another device stays unreachable,
         which is logged; on a board it would hide what is there from its own processor."""
@@ -62,6 +71,6 @@ class ApicWindow:
             self._memory.remove(self._slots.pop(base))
         for base in wanted - self._slots.keys():
             try:
-                self._slots[base] = self._memory.add_mmio(base, SIZE, _Page(base, self._current))
+                self._slots[base] = self._memory.add_mmio(base, SIZE, self._page(base))
             except MemoryMapError as error:
                 self._log(base, "local APIC cannot be moved to %#x: %s", base, error)

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
-from emu.ports import IrqLine, LogOnce
+from emu.ports import IrqLine, LogOnce, nowhere
 from emu.savable import Savable, State
 
-__all__ = ["InterruptSource", "Pic8259", "PicPair"]
+__all__ = ["Pic8259", "PicPair"]
 
 # Initialization command word 1 (A0 = 0, bit 4 set).
 ICW1 = 1 << 4
@@ -55,18 +54,6 @@ CASCADE = 2
 # The edge/level control registers of the PIIX3: the timer, the keyboard, the cascade, the RTC and
 # the FPU cannot be made level-triggered (82371SB data sheet 2.5.9).
 ELCR_MASKS = (0xF8, 0xDE)
-
-
-class InterruptSource(Protocol):
-    """What a processor with INTR up talks to."""
-
-    def pending(self) -> bool:
-        """Return whether INTR is up."""
-        ...
-
-    def acknowledge(self) -> int:
-        """Do the INTA cycles and return the vector."""
-        ...
 
 
 @dataclass(slots=True)
@@ -272,12 +259,16 @@ class Pic8259:
 class PicPair(Savable):
     """Master and slave. Ports 0x20-21, 0xa0-a1 and 0x4d0-4d1, all byte-wide."""
 
-    def __init__(self, intr: IrqLine) -> None:
-        """Drive the processor's INTR pin (or a local APIC's LINT0) with `intr`."""
+    def __init__(self, intr: IrqLine = nowhere) -> None:
+        """Drive the processor's INTR pin (or a local APIC's LINT0) with `intr`; see `connect`."""
         self._intr = intr
         self.master = Pic8259(self._master_output, "master", 1 << CASCADE)
         self.slave = Pic8259(partial(self.master.set_line, CASCADE), "slave")
         self._level = False
+
+    def connect(self, intr: IrqLine) -> None:
+        """Drive `intr` from now on."""
+        self._intr = intr
 
     def _master_output(self, level: bool) -> None:
         self._level = level

@@ -198,11 +198,16 @@ def test_a_loaded_event_can_be_cancelled_and_saved_again():
     assert clock.next_event is None
 
 
-def test_an_event_that_nobody_puts_back_is_missed():
+def test_an_event_that_nobody_saves_or_puts_back_is_missed():
     clock = Clock()
-    clock.at(50, lambda: None)
-    clock.load(clock.save())
-    with pytest.raises(StateError, match="50 ns"):
+    event = clock.at(50, Alarm(clock, "a", []).ring)
+    state = clock.save()
+    with pytest.raises(StateError, match=r"no chip: 50 ns \(Alarm.ring\)$"):
+        clock.check_events()
+    clock.save_event(event)
+    clock.check_events()
+    clock.load(state)
+    with pytest.raises(StateError, match="no chip: 50 ns$"):
         clock.check_events()
 
 

@@ -117,6 +117,7 @@ class Interrupts:
 
     def acknowledge(self) -> int:
         self.waiting -= 1
+        self._rig.cpu.set_intr(self.waiting > 0)
         return 0x40
 
 

@@ -743,7 +743,7 @@ class TestMemory:
         board = Board(clock, cpus=2)
         memory, running = Memory(), [0]
         memory.add_ram(0, 0x10000)
-        ApicWindow(memory, board.apics, lambda: board.apics[running[0]])
+        ApicWindow(memory, board.apics, lambda: running[0])
         assert memory.read(BASE + ID, 4) == 0
         running[0] = 1
         assert memory.read(BASE + ID, 4) == 1 << 24
@@ -765,7 +765,7 @@ class TestMemory:
     def test_a_base_on_top_of_ram_hides_the_apic_and_breaks_nothing(self, board):
         memory = Memory()
         memory.add_ram(0, 0x10000)
-        ApicWindow(memory, board.apics, lambda: board.apics[0])
+        ApicWindow(memory, board.apics, lambda: 0)
         board.wrmsr(APIC_BASE, 0x1000 | 0x800)
         assert memory.read(0x1000 + VERSION, 4) == 0
         assert memory.slot_at(BASE) is None
