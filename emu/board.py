@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from emu.boot.bios.rom import ROM_BASE
 from emu.boot.layout import memory_map
@@ -54,8 +54,9 @@ from emu.devices.ps2 import KeyboardController
 from emu.devices.serial import Serial
 from emu.devices.testdev import TestDevice
 from emu.devices.vga import Vga
-from emu.errors import UsageError
-from emu.ports import IrqLine, PortBus, Stop, TextSink
+from emu.errors import NotSavableError, StateError, UsageError
+from emu.ports import IrqLine, PortBus, Stop, TextSink, fan_out, nowhere
+from emu.savable import Savable, State
 from emu.state import CpuState
 from mmu.memory import Memory
 
@@ -114,14 +115,17 @@ def add_memory(memory: Memory, size: int) -> tuple[int, int]:
     return low, size - low
 
 
-class _Chip(Protocol):
+_Chip = TypeVar("_Chip", bound=Savable)
+
+
+class _Resettable(Protocol):
     def reset(self) -> None: ...
 
 
 _COM_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 
 
-class Board:
+class Board(Savable):
     """All chips of one machine, by name."""
 
     def __init__(
@@ -143,12 +147,100 @@ class Board:
         self.memory = memory
         self.clock = clock
         self.ports = ports
+        self._named: dict[str, Savable] = {}
+        self._add_interrupts(cpus, current)
+        self._add_timers(options, ram)
+        self._add_controls(partial(reset, False))
+        self._add_consoles(options)
+        self._add_power(stop, options.foreign_power)
+        self._debug_exits: list[DebugExit] = []
+        if options.debug_exit is not None:
+            first, count = options.debug_exit
+            self._debug_exits.append(self._name("debug_exit", DebugExit(stop)))
+            ports.add(first, first + count - 1, self._debug_exits[0], width=min(count, 4))
+        self._add_configuration(sum(ram), reset, options)
+        self._add_disks(options.disks)
+        if options.test_device:
+            self._add_test_device()
+        for plug in options.extra:
+            plug(self)
+
+    def _name(self, name: str, chip: _Chip) -> _Chip:
+        """Let `chip` be saved under `name`; returns it."""
+        self._named[name] = chip
+        return chip
+
+    def reset(self, *, warm: bool = False) -> None:
+        """Pull every chip's reset pin. What the host has typed, the time, the CMOS and the disks
+        stay; port 0x92, too, where the start is `warm`: a jump of the firmware's, with no reset."""
+        chips: list[_Resettable] = [self.hpet, self.ioapic, self.pic, self.pit, *self.local_apics]
+        chips += [self.system_b, *([] if warm else [self.system_a]), self.keyboard, self.ps2]
+        chips += [self.cmos, self.screen, *self.serials, self.power, self.shutdown_port]
+        chips += [self.fw_cfg, self.pci, *self.ide, *self._debug_exits]
+        for chip in chips:
+            chip.reset()
+
+    # --- Saving ---------------------------------------------------------------------------------
+
+    def chips(self) -> dict[str, Savable]:
+        """Return by name every chip that has a state of its own.
+
+        What was put on the port bus or into memory by others (`BoardOptions.extra`, the firmware)
+        is there too, by its type and address. Raises NotSavableError for one that is no Savable.
+        """
+        chips = dict(self._named)
+        known = {id(chip) for chip in chips.values()}
+        found: list[tuple[int, object]] = [*self.ports.devices()]
+        found += [(slot.gpa, slot.device) for slot in self.memory.slots() if slot.device]
+        for address, device in found:
+            if id(device) in known or self.apic_window.owns(device):
+                continue
+            name = f"{type(device).__name__}@{address:#x}"
+            if not isinstance(device, Savable):
+                raise NotSavableError(f"{name} cannot be saved: it is no Savable")
+            chips[name] = device
+        return chips
+
+    def save(self) -> State:
+        """Return the states of all chips. Save the clock first, so that an event of no chip's is
+        found: NotSavableError, as for a chip that has no state."""
+        state = self._state(chips={name: chip.save() for name, chip in self.chips().items()})
+        self.clock.check_events()
+        return state
+
+    def load(self, state: State) -> None:
+        """Load all chips, after the clock. Raises StateError if they are not the same chips; the
+        machine is of no use then."""
+        (states,) = self._parts(state, chips=dict[str, State])
+        chips = self.chips()
+        if states.keys() != chips.keys():
+            strange = ", ".join(sorted(states.keys() ^ chips.keys()))
+            raise StateError(f"the state has other chips than the board: {strange}")
+        for name, chip in chips.items():
+            chip.load(states[name])
+        self.clock.check_events()
+
+    # --- Wires ----------------------------------------------------------------------------------
+
+    def irq(self, number: int) -> IrqLine:
+        """Return ISA interrupt line `number`: it goes to the 8259s and to the I/O APIC."""
+        return fan_out(self.pic.line(number), self.ioapic.line(isa_pin(number)))
+
+    def has_unmaskable_route(self) -> bool:
+        """Return whether a device's interrupt could reach a processor as an NMI or INIT: by the I/O
+        APIC, or by the 8259s through LINT0. (LINT1 is wired to nothing.)"""
+        return self.ioapic.is_unmaskable or any(apic.is_unmaskable for apic in self.local_apics)
+
+    # --- The chips, in the order of the drawing above -------------------------------------------
+
+    def _add_interrupts(self, cpus: Sequence[Vcpu], current: Callable[[], int]) -> None:
+        """Add the 8259s, the local APICs behind them, and the I/O APIC."""
+        self.pic = pic = self._name("pic", PicPair())
         self.apic_bus = ApicBus()
-        self.pic = pic = PicPair(self._drive_lint0)
         self.local_apics = [
             LocalApic(
                 index,
-                clock,
+                self.clock,
                 self.apic_bus,
                 cpu,
                 tsc=cpu.msrs.tsc,
@@ -158,100 +250,77 @@ class Board:
             for index, cpu in enumerate(cpus)
         ]
         for cpu, apic in zip(cpus, self.local_apics, strict=True):
-            _connect(cpu, apic)
-        self.apic_window = ApicWindow(memory, self.local_apics, current)
-        self.ioapic = IoApic(self.apic_bus)
-        memory.add_mmio(IOAPIC_BASE, 0x1000, self.ioapic)
+            self._name(f"lapic{cpu.index}", apic)
+            cpu.connect(apic)
+            cpu.after_init = partial(_start_in_rom, cpu)
+        # INTR of the 8259s is on all processors' LINT0 (MP specification 1.4, figure 3-3).
+        pic.connect(fan_out(*(apic.lint(0) for apic in self.local_apics)))
+        self.apic_window = ApicWindow(self.memory, self.local_apics, current)
+        self.ioapic = self._name("ioapic", IoApic(self.apic_bus))
+        self.memory.add_mmio(IOAPIC_BASE, 0x1000, self.ioapic)
         for first, last in ((0x20, 0x21), (0xA0, 0xA1), (0x4D0, 0x4D1)):
-            ports.add(first, last, pic)
-        self.hpet = hpet.Hpet(clock, self.ioapic.line, self.irq(0), self.irq(8))
+            self.ports.add(first, last, pic)
+
+    def _add_timers(self, options: BoardOptions, ram: tuple[int, int]) -> None:
+        """Add the HPET, and the 8254 and the RTC whose interrupts it may take over."""
+        clock, ports = self.clock, self.ports
+        chip = hpet.Hpet(clock, self.ioapic.line, self.irq(0), self.irq(8))
+        self.hpet = self._name("hpet", chip)
         if options.hpet:  # else nobody finds it, and it passes IRQ 0 and 8 on
-            memory.add_mmio(hpet.BASE, hpet.SIZE, self.hpet)
-        self.pit = pit = Pit(clock, self.hpet.pit_irq)
-        ports.add(0x40, 0x43, pit)
-        self.system_b = SystemControlB(pit)
-        ports.add(0x61, 0x61, self.system_b)
-        self.a20 = A20Gate()
-        soft_reset = partial(reset, False)
-        self.system_a = SystemControlA(self.a20.input("port92"), soft_reset)
-        ports.add(0x92, 0x92, self.system_a)
-        self.keyboard = Keyboard(clock)
-        self.ps2 = KeyboardController(self.keyboard, self.irq(1), self.a20.input("ps2"), soft_reset)
-        for first, last in self.ps2.PORTS:
-            ports.add(first, last, self.ps2)
+            self.memory.add_mmio(hpet.BASE, hpet.SIZE, self.hpet)
+        self.pit = self._name("pit", Pit(clock, self.hpet.pit_irq))
+        ports.add(0x40, 0x43, self.pit)
         timing = {} if options.start_time is None else {"start": options.start_time}
-        self.cmos = Cmos(
-            clock,
-            self.hpet.rtc_irq,
-            ram_below_4g=ram[0],
-            ram_above_4g=ram[1],
-            cpus=options.cpus,
-            **timing,
+        self.cmos = self._name(
+            "cmos",
+            Cmos(
+                clock,
+                self.hpet.rtc_irq,
+                ram_below_4g=ram[0],
+                ram_above_4g=ram[1],
+                cpus=options.cpus,
+                **timing,
+            ),
         )
         ports.add(0x70, 0x71, self.cmos)
-        self.screen = Vga(memory.read_block)
+
+    def _add_controls(self, soft_reset: Callable[[], None]) -> None:
+        """Add ports 0x61 and 0x92, the A20 gate, and the 8042 with its keyboard."""
+        ports = self.ports
+        self.system_b = self._name("port61", SystemControlB(self.pit))
+        ports.add(0x61, 0x61, self.system_b)
+        self.a20 = self._name("a20", A20Gate())
+        self.system_a = self._name("port92", SystemControlA(self.a20.input("port92"), soft_reset))
+        ports.add(0x92, 0x92, self.system_a)
+        self.keyboard = self._name("keyboard", Keyboard(self.clock))
+        a20 = self.a20.input("ps2")
+        self.ps2 = self._name(
+            "ps2", KeyboardController(self.keyboard, self.irq(1), a20, soft_reset)
+        )
+        for first, last in self.ps2.PORTS:
+            ports.add(first, last, self.ps2)
+
+    def _add_consoles(self, options: BoardOptions) -> None:
+        """Add the screen, the serial ports and the debug consoles."""
+        ports = self.ports
+        self.screen = self._name("vga", Vga(self.memory.read_block))
         for first, last in self.screen.PORTS:
             ports.add(first, last, self.screen)
-        self.serials = [
-            Serial(clock, self.irq(irq) if number < 2 else _nowhere, sink, base)
-            for number, (sink, (base, irq)) in enumerate(
-                zip(options.serial, _COM_PORTS, strict=False)
-            )
-        ]
-        for serial, (base, _) in zip(self.serials, _COM_PORTS, strict=False):
+        self.serials: list[Serial] = []
+        for number, (sink, (base, irq)) in enumerate(zip(options.serial, _COM_PORTS, strict=False)):
+            line = self.irq(irq) if number < 2 else nowhere
+            serial = self._name(f"com{number + 1}", Serial(self.clock, line, sink, base))
             ports.add(base, base + 7, serial)
+            self.serials.append(serial)
         self.debugcons = [DebugConsole(sink) for _, sink in options.debugcons]
         for console, (port, _) in zip(self.debugcons, options.debugcons, strict=True):
-            ports.add(port, port, console)
-        self._add_power(stop, options.foreign_power)
-        self._debug_exits: list[DebugExit] = []
-        if options.debug_exit is not None:
-            first, count = options.debug_exit
-            self._debug_exits.append(DebugExit(stop))
-            ports.add(first, first + count - 1, self._debug_exits[0], width=min(count, 4))
-        self._add_configuration(sum(ram), reset, options)
-        self._add_disks(options.disks)
-        if options.test_device:
-            self._add_test_device()
-        for plug in options.extra:
-            plug(self)
-
-    def _drive_lint0(self, level: bool) -> None:
-        """Put INTR of the 8259s on all processors' LINT0 (MP specification 1.4, figure 3-3)."""
-        for apic in self.local_apics:
-            apic.lint(0)(level)
-
-    def reset(self, *, warm: bool = False) -> None:
-        """Pull every chip's reset pin. What the host has typed, the time, the CMOS and the disks
-        stay; port 0x92, too, where the start is `warm`: a jump of the firmware's, with no reset."""
-        chips: list[_Chip] = [self.hpet, self.ioapic, self.pic, self.pit, *self.local_apics]
-        chips += [self.system_b, *([] if warm else [self.system_a]), self.keyboard, self.ps2]
-        chips += [self.cmos, self.screen, *self.serials, self.power, self.shutdown_port]
-        chips += [self.fw_cfg, self.pci, *self.ide, *self._debug_exits]
-        for chip in chips:
-            chip.reset()
-
-    def irq(self, number: int) -> IrqLine:
-        """Return ISA interrupt line `number`: it goes to the 8259s and to the I/O APIC."""
-        to_pic = self.pic.line(number)
-        to_apic = self.ioapic.line(isa_pin(number))
-
-        def drive(level: bool) -> None:
-            to_pic(level)
-            to_apic(level)
-
-        return drive
-
-    def has_unmaskable_route(self) -> bool:
-        """Return whether a device's interrupt could reach a processor as an NMI or INIT: by the I/O
-        APIC, or by the 8259s through LINT0. (LINT1 is wired to nothing.)"""
-        return self.ioapic.is_unmaskable or any(apic.is_unmaskable for apic in self.local_apics)
+            ports.add(port, port, self._name(f"debugcon{port:#x}", console))
 
     def _add_power(self, stop: Stop, foreign: bool) -> None:
-        self.power = AcpiPm(self.clock, self.irq(9), stop)
+        self.power = self._name("acpi_pm", AcpiPm(self.clock, self.irq(9), stop))
         self.ports.add(PM_BASE, PM_BASE + PM_SIZE - 1, self.power, width=4)
-        self.ports.add(0xB2, 0xB3, ApmPort(self.power))
-        self.shutdown_port = ShutdownPort(stop)
+        self.ports.add(0xB2, 0xB3, self._name("apm", ApmPort(self.power)))
+        self.shutdown_port = self._name("shutdown", ShutdownPort(stop))
         if foreign:
             self.ports.add(0x8900, 0x8900, self.shutdown_port)
 
@@ -260,13 +329,14 @@ class Board:
     ) -> None:
         """Add what tells the guest about the board: fw_cfg and PCI configuration space."""
         cpus = options.cpus
-        self.fw_cfg = FwCfg(self.clock, self.memory, ram_size=ram_size, cpus=cpus, max_cpus=cpus)
+        chip = FwCfg(self.clock, self.memory, ram_size=ram_size, cpus=cpus, max_cpus=cpus)
+        self.fw_cfg = self._name("fw_cfg", chip)
         ram = (piece for piece in memory_map(self.memory, options.reserved) if piece.kind == 1)
         self.fw_cfg.add_file("etc/e820", e820_item(ram))
         for name, data in options.fw_cfg.items():
             self.fw_cfg.add_file(name, data)
         self.ports.add(0x510, 0x51B, self.fw_cfg, width=4)
-        self.pci = PciHost(i440fx_functions(ide=bool(options.disks)), reset)
+        self.pci = self._name("pci", PciHost(i440fx_functions(ide=bool(options.disks)), reset))
         self.ports.add(0xCF8, 0xCFF, self.pci, width=4)
 
     def _add_disks(self, disks: Mapping[int, Disk]) -> None:
@@ -280,7 +350,7 @@ class Board:
             )
             for low, high, width in channel.ports:
                 self.ports.add(low, high, channel, width=width)
-            self.ide.append(channel)
+            self.ide.append(self._name(f"ide{base:#x}", channel))
 
     def _add_test_device(self) -> None:
         """Let the guest pull every interrupt line; line 2 is the I/O APIC's alone."""
@@ -289,29 +359,12 @@ class Board:
         TestDevice(lines).attach(self.ports, self.memory)
 
 
-def _connect(cpu: Vcpu, apic: LocalApic) -> None:
-    """Put a local APIC between a processor and the rest of the board."""
-    cpu.pins.source = apic
-    cpu.read_cr8 = lambda: apic.cr8  # type: ignore[method-assign]
-    cpu.write_cr8 = lambda value: setattr(apic, "cr8", value)  # type: ignore[method-assign]
-    cpu.init = partial(_init, cpu, cpu.init)  # type: ignore[method-assign]
-    cpu.cpuid.apic_enabled = lambda: apic.enabled
-    cpu.msrs.on_tsc_changed = apic.timer.tsc_changed
-    for index, (read, write) in apic.registers.msrs().items():
-        cpu.msrs.add(index, read, write)
-
-
-def _init(cpu: Vcpu, init: Callable[[], None]) -> None:
-    """Do an INIT, and let the boot processor run the firmware where it is, at F000:FFF0.
+def _start_in_rom(cpu: Vcpu) -> None:
+    """After an INIT, let the boot processor run the firmware where it is, at F000:FFF0.
 
     It starts 16 bytes below 4 GiB, where a board shows its ROM again. Here that is no slot: what
     the MMU keeps for each frame reaches up to the highest one.
     """
-    init()  # inside a hook of this processor's own: later, by way of here
     start = CpuState.reset().segments["cs"].base
     if cpu.index == 0 and cpu.regs.cs.base == start:
         cpu.regs.cs = cpu.regs.cs._replace(base=ROM_BASE)
-
-
-def _nowhere(_level: bool) -> None:
-    """A pin that is wired to nothing."""

@@ -79,11 +79,11 @@ class IdeChannel(Savable):
         self._update_irq()
 
     def save(self) -> State:
-        """Return the registers, the transfer under way, and what the drives remember beside their
-        sectors; see `emu.devices.disk` for those."""
+        """Return the registers, the transfer under way, and the drives with their disks. Raises
+        NotSavableError for a disk that was written in place."""
         return self._state(
             registers=self.state,
-            drives=[drive and (drive.geometry, drive.multiple) for drive in self._drives],
+            drives=[drive and drive.save() for drive in self._drives],
             event=self._clock.save_event(self._event),
         )
 
@@ -92,7 +92,7 @@ class IdeChannel(Savable):
         registers, drives, event = self._parts(
             state,
             registers=IdeState,
-            drives=tuple[tuple[Geometry, int] | None, tuple[Geometry, int] | None],
+            drives=tuple[State | None, State | None],
             event=EventState,
         )
         if [drive is None for drive in drives] != [drive is None for drive in self._drives]:
@@ -100,8 +100,8 @@ class IdeChannel(Savable):
         self._event = self._clock.load_event(event, self._due)
         self.state = registers
         for drive, saved in zip(self._drives, drives, strict=True):
-            if drive is not None and saved is not None:
-                drive.geometry, drive.multiple = saved
+            if drive is not None:
+                drive.load(saved)
 
     def _selected(self) -> int:
         return int(bool(self.state.registers[R.DEVICE] & R.DEVICE_SLAVE))

@@ -8,6 +8,7 @@ from enum import Enum
 
 from emu.devices.disk import Disk
 from emu.devices.ide_identify import Geometry
+from emu.savable import Savable, State
 
 # Command block registers (7.2 to 7.15); the control block is one port.
 DATA, ERROR_FEATURES, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE, STATUS_COMMAND = range(8)
@@ -46,12 +47,22 @@ class Pending(Enum):
 
 
 @dataclass(slots=True)
-class Drive:
+class Drive(Savable):
     """What one disk remembers beside its sectors."""
 
     disk: Disk
     geometry: Geometry
     multiple: int = 0
+
+    def save(self) -> State:
+        """Return that, and the disk's own state."""
+        return self._state(geometry=self.geometry, multiple=self.multiple, disk=self.disk.save())
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        geometry, multiple, disk = self._parts(state, geometry=Geometry, multiple=int, disk=State)
+        self.disk.load(disk)
+        self.geometry, self.multiple = geometry, multiple
 
 
 @dataclass(slots=True)

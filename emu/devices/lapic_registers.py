@@ -89,23 +89,31 @@ class LapicRegisters:
             L.DFR: lambda: apic.state.dfr << 28 | 0x0FFF_FFFF,
             L.SVR: lambda: apic.state.svr,
         }
-        for n, (isr, tmr, irr) in enumerate(zip(L.ISR, L.TMR, L.IRR, strict=True)):
-            shift = 32 * n
-            readers[isr] = lambda shift=shift: apic.state.isr >> shift & _MASK_32
-            readers[tmr] = lambda shift=shift: apic.state.tmr >> shift & _MASK_32
-            readers[irr] = lambda shift=shift: apic.state.irr >> shift & _MASK_32
+        for n, index in enumerate(L.ISR):
+            readers[index] = self._reader_of_set(lambda: apic.state.isr, 32 * n)
+        for n, index in enumerate(L.TMR):
+            readers[index] = self._reader_of_set(lambda: apic.state.tmr, 32 * n)
+        for n, index in enumerate(L.IRR):
+            readers[index] = self._reader_of_set(lambda: apic.state.irr, 32 * n)
         readers |= {
             L.ESR: lambda: apic.state.esr,
             L.ICR: lambda: apic.state.icr & _MASK_32,
             L.ICR_HIGH: lambda: apic.state.icr_high,
         }
         for index in L.LVT_BITS:
-            readers[index] = lambda index=index: apic.state.lvt[index]
+            readers[index] = self._reader_of_entry(index)
         return readers | {
             L.INITIAL_COUNT: lambda: timer.state.initial,
             L.CURRENT_COUNT: timer.current,
             L.DIVIDE: lambda: timer.state.divide,
         }
+
+    @staticmethod
+    def _reader_of_set(vectors: Callable[[], int], shift: int) -> Callable[[], int]:
+        return lambda: vectors() >> shift & _MASK_32
+
+    def _reader_of_entry(self, index: int) -> Callable[[], int]:
+        return lambda: self._apic.state.lvt[index]
 
     def _read_missing(self) -> int:
         """Read a register that is not there."""

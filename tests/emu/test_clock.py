@@ -207,7 +207,7 @@ def test_an_event_that_nobody_saves_or_puts_back_is_missed():
     clock.save_event(event)
     clock.check_events()
     clock.load(state)
-    with pytest.raises(StateError, match="no chip: 50 ns$"):
+    with pytest.raises(StateError, match=r"no chip: 50 ns$"):
         clock.check_events()
 
 

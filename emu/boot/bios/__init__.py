@@ -37,6 +37,8 @@ from emu.boot.bios.system import System
 from emu.boot.bios.video import Video
 from emu.boot.layout import EBDA
 from emu.boot.request import Disk
+from emu.errors import StateError
+from emu.savable import Savable, State
 from mmu.memory import Memory
 
 __all__ = ["RESUME_CODES", "SERVICE_PORT", "Bios", "BiosHost", "Call", "MemoryDisk"]
@@ -91,7 +93,7 @@ _BOARD = (
 _log = logging.getLogger("shadowcorn.bios")
 
 
-class Bios:
+class Bios(Savable):
     """The firmware of one machine. `install` before the kernel is loaded, `attach` afterwards."""
 
     def __init__(self, tables: Mapping[int, bytes] | None = None,
@@ -146,6 +148,25 @@ class Bios:
         self._write_data(host.guest_memory)
         host.guest_memory.write_block(_TEXT, bytes(_TEXT_SIZE), "loader")
         self._program_board(host)
+
+    def save(self) -> State:
+        """Return what the services remember, and the drives that only they reach: a hard disk is
+        saved by its controller. All else of the firmware is in RAM."""
+        drives = {number: disk.save() for number, disk in self._own_drives().items()}
+        return self._state(system=self._system.save(), drives=drives)
+
+    def load(self, state: State) -> None:
+        """Take a saved state. Raises StateError if it has other drives."""
+        system, drives = self._parts(state, system=State, drives=dict[int, State])
+        own = self._own_drives()
+        if drives.keys() != own.keys():
+            raise StateError("Bios: the state has other drives than the machine")
+        self._system.load(system)
+        for number, disk in own.items():
+            disk.load(drives[number])
+
+    def _own_drives(self) -> dict[int, Savable]:
+        return {n: disk for n, disk in self.disks.items() if isinstance(disk, (Floppy, MemoryDisk))}
 
     def insert(self, number: int, disk: Disk) -> None:
         """Make `disk` drive `number` (0 the first floppy, 0x80 the first hard disk)."""

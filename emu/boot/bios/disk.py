@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from emu.boot.bios.call import Call
 from emu.boot.request import Disk
+from emu.errors import NotSavableError
+from emu.savable import Savable, State
 
 __all__ = ["SECTOR", "Disks", "Floppy", "Geometry", "MemoryDisk", "geometry_of"]
 
@@ -75,11 +77,13 @@ def geometry_of(sectors: int, *, floppy: bool = False) -> Geometry:
     return Geometry(min(max(sectors // (heads * 63), 1), 1024), heads, 63)
 
 
-class MemoryDisk:
+class MemoryDisk(Savable):
     """A drive whose sectors are bytes of this process: what is written is gone after the run."""
 
     def __init__(self, image: bytes) -> None:
         """Show `image`, padded to whole sectors."""
+        self._image = image
+        self._written: set[int] = set()
         self.data = bytearray(image + bytes(-len(image) % SECTOR))
 
     @property
@@ -95,12 +99,26 @@ class MemoryDisk:
         """Replace the sectors from `lba` on by `data`; the disk grows to hold them."""
         self.data += bytes(max(lba * SECTOR + len(data) - len(self.data), 0))
         self.data[lba * SECTOR : lba * SECTOR + len(data)] = data
+        self._written.update(range(lba, lba + -(-len(data) // SECTOR)))
+
+    def save(self) -> State:
+        """Return the sectors that were written."""
+        written = {lba: self.read(lba, 1) for lba in sorted(self._written)}
+        return self._state(size=len(self.data), written=written)
+
+    def load(self, state: State) -> None:
+        """Take back what was written since."""
+        size, written = self._parts(state, size=int, written=dict[int, bytes])
+        self.data = bytearray(self._image.ljust(size, b"\0"))
+        for lba, data in written.items():
+            self.data[lba * SECTOR : (lba + 1) * SECTOR] = data
+        self._written = set(written)
 
     def close(self) -> None:
         """Do nothing: there is no file behind it."""
 
 
-class Floppy:
+class Floppy(Savable):
     """A floppy drive with a disk in it: at least as many sectors as its format has.
 
     Sectors beyond the image's end read as zeros. The first write to one of them extends the image
@@ -126,6 +144,20 @@ class Floppy:
             self._disk.write(self.sectors - 1, bytes(SECTOR))
             self._end = self.sectors
         self._disk.write(lba, data)
+
+    def save(self) -> State:
+        """Return how far the image goes now, and its own state. Raises NotSavableError if that has
+        none, as a file that was written in place."""
+        if not isinstance(self._disk, Savable):
+            raise NotSavableError(f"{type(self._disk).__name__} cannot be saved: it is no Savable")
+        return self._state(end=self._end, disk=self._disk.save())
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        end, disk = self._parts(state, end=int, disk=State)
+        if isinstance(self._disk, Savable):
+            self._disk.load(disk)
+        self._end = end
 
     def close(self) -> None:
         """Close the image."""

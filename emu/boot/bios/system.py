@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from emu.boot.bios.call import Call
 from emu.boot.layout import memory_map, upper_kib
+from emu.savable import Savable, State
 
 __all__ = ["System"]
 
@@ -30,7 +31,7 @@ _TICKS_A_DAY = 0x1800B0
 Service = Callable[[Call], bool | None]
 
 
-class System:
+class System(Savable):
     """The services of INT 11h, 12h, 14h, 15h and 1Ah."""
 
     def __init__(self, reserved: Sequence[tuple[int, int, int]] = ()) -> None:
@@ -56,6 +57,14 @@ class System:
             0x02: self._serial_receive,
             0x03: self._serial_status,
         }
+
+    def save(self) -> State:
+        """Return until when INT 15h AH=86h waits."""
+        return self._state(until=self._until)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        (self._until,) = self._parts(state, until=int | None)
 
     def equipment(self, call: Call) -> None:
         """INT 11h."""

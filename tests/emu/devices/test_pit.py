@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from emu.clock import MIN_PERIOD_NS, PIT_RATE
@@ -61,6 +61,8 @@ class TickingCounter:
             self.left = self._half()
             if self.mode == 1:
                 self.out = False
+            elif self.mode in (4, 5):
+                self.out = True  # the strobe is low "for one CLK pulse", a load or not
         elif self.ce is not None and not (self.mode == 0 and self.low is not None):
             if self.mode in (2, 3):
                 if self.gate:
@@ -113,8 +115,23 @@ STEP = st.one_of(
 
 
 @given(st.integers(0, 5), st.booleans(), st.lists(STEP, max_size=40))
+@example(4, True, [("run", 6), ("count", 7), ("run", 1)])  # a count written during the strobe
 def test_arithmetic_equals_ticking_in_every_mode(mode, gate, steps):
     """OUT, the count and its null flag, after every operation and every tick."""
+    compare_with_ticking(mode, gate, steps)
+
+
+@pytest.mark.parametrize("mode", range(6), ids="mode {}".format)
+@pytest.mark.parametrize("delay", [0, 1, 3, 5, 6], ids="count after {}".format)
+@pytest.mark.parametrize("more", [0, 1, 2], ids="gate falls after {}".format)
+@pytest.mark.parametrize("again", [0, 1, 4], ids="and rises after {}".format)
+def test_a_gate_that_falls_and_rises_while_a_count_waits_to_be_loaded(mode, delay, more, again):
+    """Data sheet, "Gate Pin Operations Summary": modes 2 and 3 begin anew when the gate rises."""
+    steps = [("run", delay), ("count", 7), ("run", more), ("gate", False), ("run", again)]
+    compare_with_ticking(mode, True, [*steps, ("gate", True), ("run", 20)])
+
+
+def compare_with_ticking(mode, gate, steps):
     lazy, ticking = Counter(gate), TickingCounter(gate)
     tick = 100
     for what, value in [("mode", mode), ("count", 5), *steps]:
