@@ -197,6 +197,27 @@ def test_withdrawn_interrupt_never_comes(rig: Rig) -> None:
     assert rig.events == []
 
 
+def test_the_source_is_acknowledged_and_not_asked_again(rig: Rig) -> None:
+    rig.protected("sti shadow", handler="cf")
+    asked = []
+    rig.interrupts.pending = lambda: asked.append(1) or False
+    rig.interrupts.raise_(2)
+    rig.run()
+    assert [vector for vector, _ in rig.events] == [0x40, 0x40]
+    assert rig.interrupts.waiting == 0
+    assert asked == []
+
+
+@pytest.mark.parametrize("waiting", [0, 1], ids=["down", "up"])
+def test_an_init_leaves_intr_as_it_is_driven(rig: Rig, waiting: int) -> None:
+    rig.protected("sti shadow", handler="cf")
+    rig.interrupts.raise_(waiting)
+    rig.cpu.init()
+    assert rig.cpu.can_wake is False
+    rig.regs.rflags |= 0x200
+    assert rig.cpu.can_wake is bool(waiting)
+
+
 def test_endless_interrupts_end_with_the_budget(rig: Rig) -> None:
     rig.protected("spin")
     trap_gate = 0x2000 | 0x08 << 16 | 0xEF00 << 32  # leaves IF set: no instruction ever runs

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -416,6 +418,42 @@ class TestChannel:
         assert board.r(3) | board.r(4) << 8 | board.r(5) << 16 == SECTORS - 1
         board.command(0xE5)
         assert board.r(2) == 0xFF
+
+    @pytest.mark.parametrize(
+        ("sectors", "last_28", "last_48"),
+        [
+            (1 << 28, (1 << 28) - 1, (1 << 28) - 1),
+            ((1 << 28) + 5, (1 << 28) - 1, (1 << 28) + 4),
+            (1 << 48, (1 << 28) - 1, (1 << 48) - 1),
+        ],
+        ids=["128 GiB", "a little more", "all that there can be"],
+    )
+    def test_the_native_maximum_is_clipped_to_its_bits(
+        self, clock, wire, sectors, last_28, last_48
+    ):
+        disk = SimpleNamespace(sectors=sectors, read_only=False)
+        board = Board(clock, wire, disk)
+        board.w(6, 0xE0)
+        board.command(0xF8)
+        got = [board.r(n) for n in (3, 4, 5)] + [board.r(6) & 0xF]
+        assert got == [*(last_28 & 0xFFFFFF).to_bytes(3, "little"), last_28 >> 24]
+        board.command(0x27)
+        low = bytes(board.r(n) for n in (3, 4, 5))
+        board.bus.write(0x3F6, 1, 0x80)
+        high = bytes(board.r(n) for n in (3, 4, 5))
+        assert int.from_bytes(low + high, "little") == last_48
+
+    def test_software_reset_clears_the_high_order_bytes(self, board):
+        for value in (0x12, 0x34):
+            for register in (2, 3, 4, 5):
+                board.w(register, value)
+        board.bus.write(0x3F6, 1, 0x80)
+        assert [board.r(n) for n in (2, 3, 4, 5)] == [0x12] * 4
+        board.bus.write(0x3F6, 1, 0x04)
+        board.bus.write(0x3F6, 1, 0x00)
+        board.settle()
+        board.bus.write(0x3F6, 1, 0x80)
+        assert [board.r(n) for n in (2, 3, 4, 5)] == [0] * 4
 
     def test_registers_are_deaf_while_busy(self, board):
         board.w(3, 0x11)
