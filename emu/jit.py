@@ -91,10 +91,11 @@ def _cache_folder() -> Path:
 
 def _sources() -> list[ModuleType]:
     from emu.cpu import compiled as of_the_vcpu
+    from emu.cpu import compiled_devices as of_devices
     from emu.cpu import compiled_events as of_events
     from mmu.shadow import compiled as of_the_mmu
 
-    return [of_the_mmu, of_the_vcpu, of_events, sys.modules[__name__]]
+    return [of_the_mmu, of_the_vcpu, of_events, of_devices, sys.modules[__name__]]
 
 
 def _fingerprint(llvm: Any) -> str:
@@ -132,10 +133,11 @@ def _compile(llvm: Any) -> bytes:
         "count_block": types.void(word, word, kind, word),
         "interrupt": types.void(word, kind, word),
         "syscall": types.void(word, word),
+        "read_device": types.int64(word, word, kind, word),
     }
     names = dict(_primitives())
     bare: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    mmu, vcpu, events, _ = _sources()
+    mmu, vcpu, events, *others = _sources()
     for module, functions in (
         (mmu, ("refill", "hit", "fault")),
         (vcpu, ("reach", "is_plain", "refuse")),
@@ -147,7 +149,7 @@ def _compile(llvm: Any) -> bytes:
             names[name] = njit(signature, **bare)(bound)
     linked = llvm.parse_assembly("")
     for name in CompiledCode._fields:
-        module = vcpu if hasattr(vcpu, name) else events
+        module = next(m for m in (vcpu, events, *others) if hasattr(m, name))
         function = cfunc(signatures[name])(_bound(getattr(module, name), names))
         text = function.inspect_llvm().replace(f'"{function.native_name}"', f'"{name}"')
         linked.link_in(llvm.parse_assembly(text.replace(function.native_name, name)))
@@ -217,6 +219,10 @@ def _primitives() -> dict[str, Any]:
         return call(ir.IntType(8), word, word, ir.IntType(32), word, word)
 
     @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+    def call_read(_t: Any, _function: Any, _uc: Any, _gpa: Any, _size: Any, _d: Any) -> Any:
+        return call(word, word, word, ir.IntType(32), word)
+
+    @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
     def call_stop(_t: Any, _function: Any, _uc: Any) -> Any:
         return call(ir.IntType(32), word)
 
@@ -240,6 +246,7 @@ def _primitives() -> dict[str, Any]:
         "store32": store(32),
         "store64": store(64),
         "call_fill": call_fill,
+        "call_read": call_read,
         "call_stop": call_stop,
         "call_interrupt": call_interrupt,
         "call_syscall": call_syscall,

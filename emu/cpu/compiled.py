@@ -52,7 +52,12 @@ RING_ENTRIES = 8
 RING_ENTRY = 48
 BASE = RING + RING_ENTRIES * RING_ENTRY  # instructions executed when COUNTER was 0
 PKRU = BASE + 8  # as the MMU was last told; KEYS_OFF if they are
-STATE_BYTES = PKRU + 8
+STALLED = PKRU + 8  # how much of all instructions so far is time in which the vCPU waited
+PYTHON_READ = STALLED + 8  # the hook that reads devices
+STEADY = PYTHON_READ + 8  # what was read of devices' steady registers: gpa << 4 | size, value
+STEADY_ENTRIES = 8
+STEADY_ENTRY = 16
+STATE_BYTES = STEADY + STEADY_ENTRIES * STEADY_ENTRY
 
 KEYS_OFF = 1 << 32
 
@@ -77,6 +82,7 @@ class CompiledCode(NamedTuple):
     count_block: int
     interrupt: int
     syscall: int
+    read_device: int
 
 
 def call_fill(function: int, uc: int, gva: int, kind: int, entry: int, state: int) -> int:
@@ -205,6 +211,9 @@ def count_block(uc: int, address: int, size: int, state: int) -> None:
         store64(state + COUNTER, counter + (total >> 2))
 
 
+_NOTHING_STEADY = memoryview(bytes(STEADY_ENTRIES * STEADY_ENTRY)).cast("Q")
+
+
 class StateBlock:
     """One vCPU's state block."""
 
@@ -212,3 +221,13 @@ class StateBlock:
         self._memory = (ctypes.c_uint64 * (STATE_BYTES // 8))()
         self.address = ctypes.addressof(self._memory)
         self.words = memoryview(self._memory).cast("B").cast("Q")
+        self._steady = self.words[STEADY // 8 :]
+
+    def note_steady(self, gpa: int, size: int, value: int) -> None:
+        """Let compiled code answer this read of a device from now on; see :func:`forget_steady`."""
+        at = (gpa >> 4) % STEADY_ENTRIES * 2
+        self._steady[at], self._steady[at + 1] = gpa << 4 | size, value
+
+    def forget_steady(self) -> None:
+        """Have every device read by Python again."""
+        self._steady[:] = _NOTHING_STEADY

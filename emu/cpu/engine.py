@@ -155,7 +155,14 @@ class Engine:
         )
         self._keep.extend(mmio)
         raw.use_virtual_tlb(self.handle)
-        raw.map_mmio(self.handle, TRAP_WINDOW, 1 << 40, *mmio)
+        if self.serves_events:
+            assert self._code is not None
+            state = self.state_block
+            state.words[compiled.PYTHON_READ // 8] = raw.address_of(mmio[0])
+            read = self._code.read_device
+            raw.map_mmio(self.handle, TRAP_WINDOW, 1 << 40, read, mmio[1], state.address)
+        else:
+            raw.map_mmio(self.handle, TRAP_WINDOW, 1 << 40, *mmio)
         cpu.fills.install(self._keep)
         cpu.debug.install(self._keep)
 

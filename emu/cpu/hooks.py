@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
+from emu.cpu.compiled_devices import DEVICE_READ
 from emu.cpu.delivery import check_io_permission
 from emu.cpu.faults import Event, Fault
 from emu.cpu.registers import EFLAGS_VM
@@ -26,9 +27,8 @@ __all__ = ["Hooks"]
 _PORT_CYCLE = 100
 """A port access takes as long as so many instructions: 1 us, as on the ISA bus, so that a guest
 that polls a device does not poll it a thousand times between two of its ticks."""
-_DEVICE_READ = 50
 _DEVICES = range(3 << 30, 4 << 30)
-"""Where devices are in memory; a read there is not cached and not posted."""
+"""Where devices are in memory."""
 TIMED_INSTRUCTION = 50
 """CPUID, RDTSC, RDMSR, WRMSR and MOV to CR0 and CR4 take long too, as where a hypervisor looks at
 them. Guests wait in loops around RDTSC, and each turn costs us as much as a thousand others."""
@@ -48,6 +48,8 @@ class Hooks:
         self._regs = cpu.regs
         self._linear = cpu.linear
         self._slice = cpu.slice
+        self._state = cpu.state_block
+        self._steady: dict[int, frozenset[int]] = {}  # by page
         self._aborted: tuple[Event, bytes] | None = None
         self.is_aborting = False
         """Whether the instruction under way is being taken back."""
@@ -75,9 +77,13 @@ class Hooks:
     def trapped_read(self, _uc: int, gpa: int, size: int, _data: int) -> int:
         """Serve a read in the trap window."""
         try:
-            if gpa in _DEVICES:
-                self._slice.stall(_DEVICE_READ)
-            return self._memory.read(gpa, size)
+            if gpa not in _DEVICES:
+                return self._memory.read(gpa, size)
+            self._slice.stall(DEVICE_READ)
+            value = self._memory.read(gpa, size)
+            if gpa & 0xFFF in self._steady_offsets(gpa):
+                self._state.note_steady(gpa, size, value)
+            return value
         except BaseException as error:
             self._cpu.fail(error)
             return 0
@@ -86,8 +92,25 @@ class Hooks:
         """Serve a write in the trap window."""
         try:
             self._memory.write(gpa, size, value, "guest")
+            if gpa in _DEVICES:
+                self.forget_steady()
         except BaseException as error:
             self._cpu.fail(error)
+
+    def _steady_offsets(self, gpa: int) -> frozenset[int]:
+        """Return what compiled code may read again of the page of a device: see
+        `emu.cpu.compiled_devices`."""
+        offsets = self._steady.get(gpa >> 12)
+        if offsets is None:
+            slot = self._memory.slot_at(gpa)
+            device = None if slot is None else slot.device
+            offsets = self._steady[gpa >> 12] = getattr(device, "steady", None) or frozenset()
+        return offsets
+
+    def forget_steady(self) -> None:
+        """Read all devices anew: one may have changed, or come to lie elsewhere."""
+        self._steady.clear()
+        self._state.forget_steady()
 
     def guarded(self, read: bool, gpa: int, size: int, value: int) -> int:
         """Serve an access to a device or a hole at its true address (native)."""

@@ -426,6 +426,7 @@ class Intercepts:
         length = length_of_prefixes(cpu.read_code(15), cpu.bits) + 2
         try:
             if self._d[H.ERROR_CODE_D]:  # exit_info_1: 1 for WRMSR
+                cpu.hooks.forget_steady()
                 cpu.msrs.write(index, q[2] << 32 & 0xFFFF_FFFF_0000_0000 | q[0] & 0xFFFF_FFFF)
             else:
                 value = cpu.msrs.read(index)

@@ -164,11 +164,14 @@ def map_memory(handle: int, address: int, size: int, permissions: int, host: int
     check(status, f"uc_mem_map_ptr {address:#x}")
 
 
-def map_mmio(handle: int, address: int, size: int, read: Any, write: Any) -> None:
-    """Send accesses to callbacks that get the offset, the size and the value."""
-    status = _lib.uc_mmio_map(
-        _ptr(handle), address, size, ctypes.cast(read, _ptr), None, ctypes.cast(write, _ptr), None
-    )
+def map_mmio(
+    handle: int, address: int, size: int, read: Any, write: Any, read_data: int = 0
+) -> None:
+    """Send accesses to callbacks that get the offset, the size and the value. `read` may be the
+    address of compiled code, to which `read_data` goes."""
+    reader = _ptr(read) if isinstance(read, int) else ctypes.cast(read, _ptr)
+    writer = ctypes.cast(write, _ptr)
+    status = _lib.uc_mmio_map(_ptr(handle), address, size, reader, _ptr(read_data), writer, None)
     check(status, f"uc_mmio_map {address:#x}")
 
 

@@ -20,6 +20,7 @@ __all__ = ["Exit", "Slice"]
 
 _STOPPED = compiled.STOPPED // 8
 _BASE = compiled.BASE // 8
+_STALLED = compiled.STALLED // 8
 
 
 class Exit(Enum):
@@ -51,6 +52,7 @@ class Slice:
         """Run `engine`, and count as it counts."""
         self._handle = engine.handle
         self._hidden = hidden = engine.hidden
+        self._state = engine.state_block
         self._words = engine.state_block.words
         self._counts_blocks = engine.counts_blocks
         # Counter and limit: the engine's own, or the compiled hook's.
@@ -60,7 +62,6 @@ class Slice:
             else hidden.uc[hidden.counter : hidden.counter + 2]
         )
         self.executed = 0
-        self.stalled = 0
         self.is_running = False
         self.is_between = False
         self.exit: Exit | None = None
@@ -70,6 +71,15 @@ class Slice:
         self._stop_at = -1  # the counter when a hook asked to stop
         self._code_is_stale = False
         self._errand: Callable[[], None] | None = None
+
+    @property
+    def stalled(self) -> int:
+        """How much of all instructions is time in which the processor waited."""
+        return self._words[_STALLED]
+
+    @stalled.setter
+    def stalled(self, instructions: int) -> None:
+        self._words[_STALLED] = instructions
 
     # --- Time -----------------------------------------------------------------------------------
 
@@ -96,7 +106,7 @@ class Slice:
     def stall(self, instructions: int) -> None:
         """Let time pass as `instructions` would take, in which the processor waits."""
         self._clock[0] += instructions
-        self.stalled += instructions
+        self._words[_STALLED] += instructions
 
     def tick(self) -> None:
         """Count an event as an instruction: a loop of events alone must end with the budget."""
@@ -202,6 +212,7 @@ class Slice:
             words = self._words
             words[0], words[1], words[_STOPPED] = 0, budget, 0
             words[_BASE] = self.executed + self._done
+            self._state.forget_steady()
             error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
             count, over = words[0], bool(words[_STOPPED])
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from emu.devices import lapic_state as L
 from emu.devices.lapic import LocalApic
 from emu.ports import LogOnce
 from mmu.memory import Memory, MemoryMapError, Slot
@@ -19,8 +20,18 @@ __all__ = ["ApicWindow"]
 SIZE = 0x1000
 
 
+_STEADY = (
+    *(L.ID, L.VERSION, L.LDR, L.DFR, L.SVR, L.ICR, L.ICR_HIGH),
+    *(L.LVT_TIMER, L.LVT_ERROR, L.INITIAL_COUNT, L.DIVIDE),
+)
+
+
 class _Page:
     """The MMIO page at one base."""
+
+    steady = frozenset(index << 4 for index in _STEADY)
+    """Offsets of registers that nothing changes but what their processor writes to a device or an
+    MSR, and that reading does not change: see `emu.cpu.compiled_devices`."""
 
     def __init__(self, base: int, apics: Sequence[LocalApic], current: Callable[[], int]) -> None:
         self._base = base
