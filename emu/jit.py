@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Compiles the few functions that run on every TLB miss and every block, and keeps the result.
 
-The functions (:func:`mmu.shadow.compiled.hit`, :mod:`emu.cpu.compiled`) are plain Python on
+The functions (:func:`mmu.shadow.fast.walk.hit`, :mod:`emu.cpu.compiled`) are plain Python on
 integers; the loads, stores and calls that they use are given to them here. Numba compiles them
 once, for this processor; the object code is kept in the user's cache folder, under a name made of
 everything that it depends on, and later runs load it through llvmlite alone: importing Numba takes
@@ -93,20 +93,48 @@ def _sources() -> list[ModuleType]:
     from emu.cpu import compiled as of_the_vcpu
     from emu.cpu import compiled_devices as of_devices
     from emu.cpu import compiled_events as of_events
-    from mmu.shadow import compiled as of_the_mmu
+    from mmu.shadow.fast import walk as of_the_mmu
 
     return [of_the_mmu, of_the_vcpu, of_events, of_devices, sys.modules[__name__]]
 
 
+def _functions() -> list[Callable[..., Any]]:
+    """Return what is compiled besides the entry points, each after those that it calls."""
+    mmu, vcpu, events, *_ = _sources()
+    names = (
+        (mmu, mmu.FUNCTIONS),
+        (vcpu, ("reach", "is_plain", "refuse")),
+        (events, ("get_flags", "set_flags", "note", "deliver", "take", "enter")),
+    )
+    return [getattr(module, name) for module, functions in names for name in functions]
+
+
+def _entry_points() -> list[Callable[..., Any]]:
+    modules = _sources()[1:]
+    owners = [next(m for m in modules if hasattr(m, name)) for name in CompiledCode._fields]
+    return [getattr(owner, name) for owner, name in zip(owners, CompiledCode._fields, strict=True)]
+
+
 def _fingerprint(llvm: Any) -> str:
     """Return a name for the object code: all that it is made of and made for."""
-    from emu.cpu import hidden
-
     parts = [platform.machine(), sys.platform, llvm.get_host_cpu_name()]
     parts += [importlib.metadata.version("llvmlite")]
     parts += [inspect.getsource(module) for module in _sources()]
-    parts += [str(hidden.HFLAGS_D), str(hidden.CR_Q), str(hidden.PKRU_D)]
+    for function in (*_functions(), *_entry_points()):
+        parts += [f"{name}={value}" for name, value in bound_constants(function)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def bound_constants(function: Callable[..., Any]) -> list[tuple[str, int]]:
+    """Return the numbers that a function takes from the names around it, wherever those come from:
+    compiled code holds them as they were."""
+    assert isinstance(function, FunctionType)
+    names, around = function.__code__.co_names, function.__globals__
+    found = [(name, around[name]) for name in names if isinstance(around.get(name), int)]
+    for module in [around[name] for name in names if isinstance(around.get(name), ModuleType)]:
+        held = vars(module)
+        found += [(name, held[name]) for name in names if isinstance(held.get(name), int)]
+    return sorted(found)
 
 
 def _keep(path: Path, code: bytes) -> None:
@@ -137,20 +165,13 @@ def _compile(llvm: Any) -> bytes:
     }
     names = dict(_primitives())
     bare: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    mmu, vcpu, events, *others = _sources()
-    for module, functions in (
-        (mmu, ("refill", "hit", "fault")),
-        (vcpu, ("reach", "is_plain", "refuse")),
-        (events, ("get_flags", "set_flags", "note", "deliver", "take", "enter")),
-    ):
-        for name in functions:
-            bound = _bound(getattr(module, name), names)
-            signature = word(*[word] * bound.__code__.co_argcount)
-            names[name] = njit(signature, **bare)(bound)
+    for wanted in _functions():
+        bound = _bound(wanted, names)
+        signature = word(*[word] * bound.__code__.co_argcount)
+        names[wanted.__name__] = njit(signature, **bare)(bound)
     linked = llvm.parse_assembly("")
-    for name in CompiledCode._fields:
-        module = next(m for m in (vcpu, events, *others) if hasattr(m, name))
-        function = cfunc(signatures[name])(_bound(getattr(module, name), names))
+    for name, entry in zip(CompiledCode._fields, _entry_points(), strict=True):
+        function = cfunc(signatures[name])(_bound(entry, names))
         text = function.inspect_llvm().replace(f'"{function.native_name}"', f'"{name}"')
         linked.link_in(llvm.parse_assembly(text.replace(function.native_name, name)))
     linked.verify()

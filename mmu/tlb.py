@@ -16,13 +16,13 @@ path, where it looks for translated code and handles self-modification to the in
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 from array import array
 from collections.abc import Iterator
 
 from .api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE, TlbHost
 from .arch import ACCESS_FETCH, ACCESS_WRITE, PAGE_SHIFT
+from .hostmemory import address_of
 from .memory import Memory
 from .observe import Counters, MmuObserver
 
@@ -56,11 +56,6 @@ def trap_permissions(access: int) -> int:
     if access & ACCESS_WRITE:
         return MAP_READ | MAP_WRITE | MAP_TRAP
     return MAP_TRAP | (MAP_EXEC if access & ACCESS_FETCH else MAP_READ)
-
-
-def address_of(buffer: mmap.mmap) -> int:
-    """Return where in this process an anonymous mapping is; it must be kept by the caller."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
 class TlbTracker:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the ground up. A module belongs to the longest name here that is a prefix of its own.
 FLOORS = (
-    ("mmu.arch", "mmu.observe", "mmu.plain", "guests"),
+    ("mmu.arch", "mmu.observe", "mmu.hostmemory", "guests"),
     ("mmu.memory",),
     ("mmu.api",),
     ("mmu.tlb", "mmu.walker"),

@@ -3,7 +3,7 @@
 
 Both run in the engine's place of calling, never enter Python on their usual way, and are written
 in the subset of Python that emu/jit.py compiles. ``fill`` reads the privilege from the live state,
-asks :func:`mmu.shadow.compiled.hit`, and calls the Python hook for what that leaves open.
+asks :func:`mmu.shadow.fast.walk.hit`, and calls the Python hook for what that leaves open.
 ``count_block`` is the clock of such a run: it advances by the code bytes of each block, four of
 which count as an instruction, and stops the engine between blocks when the slice is over. It is as
 deterministic as counting instructions, and not the same.
@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from emu.cpu import hidden as H
 from emu.cpu import raw
-from mmu.plain import load8, load32, load64, store32, store64
-from mmu.shadow.compiled import fault, hit
+from mmu.hostmemory import load8, load32, load64, store32, store64
+from mmu.shadow.fast.walk import fault, hit
 
 # Byte offsets in a state block.
 COUNTER = 0  # instructions of this slice, by the blocks that were begun

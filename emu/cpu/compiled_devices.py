@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from emu.cpu import raw
 from emu.cpu.compiled import COUNTER, PYTHON_READ, STALLED, STEADY, STEADY_ENTRIES, STEADY_ENTRY
-from mmu.plain import load64, store64
+from mmu.hostmemory import load64, store64
 
 DEVICE_READ = 50
 """A read of a device is not cached and not posted: it takes as long as so many instructions."""

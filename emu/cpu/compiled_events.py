@@ -50,7 +50,7 @@ from emu.cpu.registers import (
     EFLAGS_VM,
 )
 from emu.cpu.syscall import CODE64, DATA32
-from mmu.plain import load8, load32, load64, store8, store32, store64
+from mmu.hostmemory import load8, load32, load64, store8, store32, store64
 
 # Byte offsets in env.
 _RCX, _RSP, _R11 = 8, 32, 88

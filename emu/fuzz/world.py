@@ -42,7 +42,8 @@ from mmu.arch import (
 )
 from mmu.memory import Memory, MemoryMapError
 from mmu.plugins import make_mmu
-from mmu.shadow.compiled import KINDS, hit
+from mmu.shadow.fast.publish import KINDS
+from mmu.shadow.fast.walk import hit
 from mmu.walker import Walk, pdptes_valid
 
 __all__ = ["World"]

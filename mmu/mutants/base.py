@@ -68,6 +68,6 @@ class Mutant(ShadowMmu):
         context.mode &= ~self.forgotten_mode_bits
         super()._enter_root_page(context)
 
-    def _link_known_directory(self, context: ShadowContext, quarter: int) -> None:
+    def _link_known_directory(self, context: ShadowContext, gigabyte: int) -> None:
         context.mode &= ~self.forgotten_mode_bits
-        super()._link_known_directory(context, quarter)
+        super()._link_known_directory(context, gigabyte)

@@ -149,12 +149,12 @@ class NeverCompared(Mutant):
     case = (7, 11)
 
     def _mutate(self) -> None:
-        def note_tables(note: Callable[[int], None], gfn: int) -> None:
+        def publish_table(note: Callable[[int], None], gfn: int) -> None:
             note(gfn)
             for page in self.cache.tables[gfn]:
-                page.came_from = None
+                page.copy = None
 
-        around(self.cache, "note_tables", note_tables)
+        around(self.cache, "publish_table", publish_table)
 
 
 class RefillForgotten(Mutant):
@@ -164,7 +164,7 @@ class RefillForgotten(Mutant):
     case = (11,)
 
     def _mutate(self) -> None:
-        around(self.cache.unsync, "note_refill", lambda note, page, place: None)
+        around(self.cache.unsync, "renew_copy", lambda note, page, place: None)
 
 
 class UpperTablesOutOfSync(Mutant):

@@ -107,7 +107,7 @@ def _check_write_protection(mmu: ShadowMmu) -> None:
 
 def check_table_protection(mmu: ShadowMmu, gfn: int) -> None:
     """Check the first invariant for a frame that holds a table. O(aliases of the frame)."""
-    if gfn in mmu.cache.unsync.came_from:
+    if gfn in mmu.cache.unsync.copies:
         if any(page.level > 1 for page in mmu.cache.tables[gfn]):
             fail(1, mmu, f"gfn {gfn:x} is out of sync, and an upper table too")
         return
@@ -133,7 +133,7 @@ def check_entry(mmu: ShadowMmu, page: ShadowPage, index: int, spte: int) -> None
     if page.obsolete:
         return
     memory = mmu.memory
-    may_be_stale = not page.direct and page.gfn in mmu.cache.unsync.came_from
+    may_be_stale = not page.direct and page.gfn in mmu.cache.unsync.copies
     if may_be_stale and _is_known_stale(mmu, memory, page, index):
         return
     features = mmu.contexts[0].paging.features
@@ -154,13 +154,13 @@ def check_root_table(mmu: ShadowMmu, cpu: int) -> None:
     """Check the second invariant for the entries of a vCPU's root table."""
     context = mmu.contexts[cpu]
     first = mmu.pool.root_table(cpu)
-    for quarter in range(4):
-        spte = mmu.words[first + quarter]
+    for gigabyte in range(4):
+        spte = mmu.words[first + gigabyte]
         if spte:
             page = child_of(mmu, spte)
-            wanted = context.directory_key(quarter)
+            wanted = context.directory_key(gigabyte)
             if context.root_page is not None or wanted != (page.gfn, page.role):
-                fail(2, mmu, f"vCPU {cpu} root entry {quarter} leads to {page!r}")
+                fail(2, mmu, f"vCPU {cpu} root entry {gigabyte} leads to {page!r}")
 
 
 def _wrong_entry(
@@ -228,7 +228,7 @@ def _is_known_stale(mmu: ShadowMmu, memory: Memory, page: ShadowPage, index: int
     if page.glevels == 2:
         index = gpte_of_spte(index, page.level, page.quadrant) >> 1
     table = memory.table64(page.gfn)
-    return table is None or table[index] != mmu.cache.unsync.came_from[page.gfn][index]
+    return table is None or table[index] != mmu.cache.unsync.copies[page.gfn][index]
 
 
 def _is_dirty(memory: Memory, page: ShadowPage, gpte: int) -> bool:

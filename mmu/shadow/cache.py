@@ -19,24 +19,13 @@ from __future__ import annotations
 import mmap
 
 from ..arch import ACC_EXEC, ACC_USER, PAGE_OFFSET, PAGE_SHIFT
+from ..hostmemory import address_of
 from ..memory import Memory
 from ..observe import Counters, MmuObserver
-from ..tlb import TlbTracker, address_of, frames_of
-from .compiled import (
-    FRAME_OTHER,
-    FRAME_RAM,
-    FRAME_TABLE,
-    NOTE_ACCESS_SHIFT,
-    NOTE_ALONE,
-    NOTE_HAS_PKEY,
-    NOTE_IS_TABLE,
-    NOTE_WIDE,
-)
+from ..tlb import TlbTracker, frames_of
+from .fast.record import FRAME_OTHER, FRAME_RAM, FRAME_TABLE
 from .policy import Policy
 from .pool import (
-    NOTE_ABOUT,
-    NOTE_CAME_FROM,
-    NOTE_TABLE,
     SPTE_FRAME,
     SPTE_LARGE,
     SPTE_NX,
@@ -121,35 +110,14 @@ class ShadowCache:
         if gfn < len(self.frame_state) and self.frame_state[gfn] != FRAME_OTHER:
             self.frame_state[gfn] = FRAME_TABLE if protected else FRAME_RAM
 
-    def note_tables(self, gfn: int) -> None:
-        """Tell the leaf pages that stand on a frame, and compiled code, what they follow from:
-        after any change of that."""
+    def publish_table(self, gfn: int) -> None:
+        """Tell the leaf pages of a frame, and compiled code, what they follow from: after any
+        change of that."""
         pages = self.tables[gfn]
-        memory = self.memory
-        host = memory.host_address(gfn << PAGE_SHIFT)
-        table64 = memory.table64(gfn)
-        came_from = self.unsync.came_from.get(gfn)
-        notes = self.pool.notes
+        copy = self.unsync.copies.get(gfn)
         for page in pages:
-            if page.level > 1:
-                continue
-            if table64 is not None:
-                page.table64 = table64
-                page.table = memory.table32(gfn) if page.glevels == 2 else table64
-            page.came_from = came_from
-            page.alone = len(pages) == 1
-            if not host:
-                continue
-            about = gfn << PAGE_SHIFT | NOTE_IS_TABLE | page.access << NOTE_ACCESS_SHIFT
-            if page.glevels > 2:
-                about |= NOTE_WIDE
-            if page.glevels >= 4:
-                about |= NOTE_HAS_PKEY
-            if page.alone:
-                about |= NOTE_ALONE
-            notes[page.note + NOTE_ABOUT] = about
-            notes[page.note + NOTE_TABLE] = host
-            notes[page.note + NOTE_CAME_FROM] = came_from.buffer_info()[0] if came_from else 0
+            if page.level == 1:
+                page.publish(self.memory, copy, len(pages) == 1)
 
     # --- Look-up ------------------------------------------------------------------------------
 
@@ -163,7 +131,7 @@ class ShadowCache:
         A page that is made write-protects its guest table first: every spte that maps the frame
         loses W, and the TLBs are flushed if one of them may still let a store through.
         """
-        if gfn in self.unsync.came_from and level_of(role) > 1 and not is_direct(role):
+        if gfn in self.unsync.copies and level_of(role) > 1 and not is_direct(role):
             self.unsync.sync(gfn)
         page = self.pages.get(gfn << ROLE_BITS | role)
         if page is not None:
@@ -185,7 +153,7 @@ class ShadowCache:
                 self.write_protect(gfn)
             else:
                 siblings.append(page)
-            self.note_tables(gfn)
+            self.publish_table(gfn)
         for observer in self.observers:
             observer.get_page(gfn, role, True)
         return page
@@ -215,7 +183,7 @@ class ShadowCache:
 
     def is_protected(self, gfn: int) -> bool:
         """Return whether stores to a frame must be trapped because it is a table in sync."""
-        return gfn in self.tables and gfn not in self.unsync.came_from
+        return gfn in self.tables and gfn not in self.unsync.copies
 
     # --- Links and leaves ---------------------------------------------------------------------
 
@@ -243,8 +211,8 @@ class ShadowCache:
         """Set a leaf entry over an empty one or another leaf, keeping the reverse maps."""
         page = self.pool.page_at(place)
         in_sync = True
-        if page is not None and page.came_from is not None:
-            self.unsync.note_refill(page, place)
+        if page is not None and page.copy is not None:
+            self.unsync.renew_copy(page, place)
             in_sync = False
         old = self.words[place]
         self.words[place] = spte
@@ -343,11 +311,11 @@ class ShadowCache:
         siblings = self.tables[gfn]
         siblings.remove(page)
         if siblings:
-            self.note_tables(gfn)
+            self.publish_table(gfn)
             return
         del self.tables[gfn]
         self.set_frame_state(gfn, False)
-        self.unsync.came_from.pop(gfn, None)
+        self.unsync.copies.pop(gfn, None)
         group = gfn >> 9
         self.tables_in_large[group] -= 1
         if not self.tables_in_large[group]:
@@ -364,7 +332,7 @@ class ShadowCache:
         self.pages = {}
         self.tables = {}
         self.tables_in_large = {}
-        self.unsync.came_from = {}
+        self.unsync.copies = {}
         self.frame_state[:] = self.frame_state.tobytes().translate(_NO_TABLES)
         self.tlb.flush_all()
 

@@ -65,15 +65,15 @@ class ShadowContext:
     plain: list[tuple[int, int]] = field(default_factory=list)
     paths: dict[int, ShadowPage] = field(default_factory=dict)
 
-    def directory_key(self, quarter: int) -> tuple[int, int] | None:
+    def directory_key(self, gigabyte: int) -> tuple[int, int] | None:
         """Return (gfn, role) of the directory for a gigabyte of a 32-bit address space."""
         paging = self.paging
         if paging.levels is Levels.NONE:
-            return quarter << 18, make_role(self.mode, 2, direct=True)
+            return gigabyte << 18, make_role(self.mode, 2, direct=True)
         if paging.levels is Levels.TWO:
-            role = make_role(self.mode, 2, quadrant=quarter)
+            role = make_role(self.mode, 2, quadrant=gigabyte)
             return paging.root_gpa >> PAGE_SHIFT, role
-        pdpte = paging.pdptes[quarter]
+        pdpte = paging.pdptes[gigabyte]
         if not pdpte & PT_PRESENT:
             return None
         return (pdpte & paging.frame_mask) >> PAGE_SHIFT, make_role(self.mode, 2)

@@ -38,7 +38,6 @@ from ..walker import Walk, set_accessed_dirty, walk
 from .cache import ShadowCache
 from .context import ShadowContext
 from .pool import (
-    NOTE_WRITES,
     SPTE_LARGE,
     SPTE_PKEY_SHIFT,
     SPTE_PRESENT,
@@ -195,9 +194,9 @@ class Faults:
         spte = cache.make_leaf(gfn, rights, writable=writable)
         if page.glevels >= Levels.FOUR:
             spte |= gpte & PT_PKEY
-        self.pool.notes[page.note + NOTE_WRITES] = 0
+        page.writes = 0
         words = self.words
-        if words[place] == spte and page.came_from is None:
+        if words[place] == spte and page.copy is None:
             counters.pf_spurious += 1
         else:
             counters.pf_fixed += 1

@@ -49,8 +49,9 @@ from ..tlb import TlbTracker
 from ..walker import Context
 from .audit import audit
 from .cache import ShadowCache
-from .compiled import Block
 from .context import SHIFTS, SHIFTS_32, ShadowContext, hardware_tests, plain_tests
+from .fast.publish import publish, publish_root
+from .fast.record import Block
 from .fault import Faults
 from .policy import Policy
 from .pool import (
@@ -147,8 +148,8 @@ class ShadowMmu(Mmu):
             self._enter_root_page(context)
         else:
             context.root = self.pool.root_table(cpu)
-            for quarter in range(4):
-                self._link_known_directory(context, quarter)
+            for gigabyte in range(4):
+                self._link_known_directory(context, gigabyte)
         self._publish(cpu, changed)
 
     def _leave_root(self, cpu: int, context: ShadowContext) -> None:
@@ -179,18 +180,18 @@ class ShadowMmu(Mmu):
         context.root_page = page
         context.root = page.base
 
-    def _link_known_directory(self, context: ShadowContext, quarter: int) -> None:
+    def _link_known_directory(self, context: ShadowContext, gigabyte: int) -> None:
         """Put the directory of one gigabyte into the root table if the cache has it."""
-        key = context.directory_key(quarter)
+        key = context.directory_key(gigabyte)
         if key is not None:
             page = self.cache.find(*key)
             if page is not None:
                 self.counters.mmu_root_hit += 1
                 self.pool.touch(page)
-                self.cache.link(context.root + quarter, page)
+                self.cache.link(context.root + gigabyte, page)
 
     def compiled_block(self, cpu: int) -> CompiledBlock | None:
-        """See :meth:`mmu.api.Mmu.compiled_block`: the block for :func:`mmu.shadow.compiled.hit`,
+        """See :meth:`mmu.api.Mmu.compiled_block`: the block for :func:`mmu.shadow.fast.walk.hit`,
         kept up to date from the first call."""
         block = self._blocks.get(cpu)
         if block is None:
@@ -212,8 +213,8 @@ class ShadowMmu(Mmu):
         if block is None:
             return
         if changed:
-            block.publish(self.contexts[cpu], self.cache)
-        block.set_root(self.contexts[cpu].root)
+            publish(block, self.contexts[cpu], self.cache)
+        publish_root(block, self.contexts[cpu].root)
 
     # --- A TLB miss ---------------------------------------------------------------------------
 
@@ -228,10 +229,10 @@ class ShadowMmu(Mmu):
         place = page.base + (gva >> 12 & 511)
         spte = self.words[place]
         mask, want = context.plain[access]
-        came_from = page.came_from
-        if came_from is not None:
+        copy = page.copy
+        if copy is not None:
             word = gva >> page.word_shift & 511
-            if came_from[word] != page.table64[word]:
+            if copy[word] != page.table64[word]:
                 gva &= context.paging.gva_mask
                 return self.faults.leaf_fault(cpu, context, page, place, gva, access)
         if spte & mask != want:
@@ -291,7 +292,7 @@ class ShadowMmu(Mmu):
         assert page is not None  # under the directories there are no root tables
         place += gva >> 12 & 511
         context.paths[whole >> 21] = page
-        if page.came_from is not None and self.cache.unsync.is_stale(place):
+        if page.copy is not None and self.cache.unsync.is_stale(place):
             return self.faults.leaf_fault(cpu, context, page, place, gva, access)
         return self._look_again(cpu, context, page, place, gva, access)
 
@@ -374,7 +375,7 @@ class ShadowMmu(Mmu):
         context = self.contexts[cpu]
         known = context.paths.get(gva >> 21)
         if known is not None:
-            return known.came_from is None and bool(self.words[known.base + (gva >> 12 & 511)])
+            return known.copy is None and bool(self.words[known.base + (gva >> 12 & 511)])
         place = context.root
         for shift in (*context.shifts, 12):
             place += (gva & context.paging.gva_mask) >> shift & 511
@@ -386,7 +387,7 @@ class ShadowMmu(Mmu):
         return (
             bool(spte & SPTE_PRESENT)
             and page is not None
-            and page.gfn not in self.cache.unsync.came_from
+            and page.gfn not in self.cache.unsync.copies
         )
 
     def flushed(self, cpu: int) -> None:

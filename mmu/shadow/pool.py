@@ -20,9 +20,8 @@ Beside the words there is a byte for every place, its *epoch*: when a TLB was la
 entry there (see mmu.tlb), 0 for never. It is no part of the entry, since it is noted at every miss,
 and a byte is written in less time than a bit field of a 64-bit word.
 
-Beside its words every table has a *note* of four words for compiled code (see compiled.py): what it
-stands for, where the guest's table is in this process, where it is noted what its entries came from
-if it is out of sync, and how often the guest's table was written since it was used.
+Besides its words every table has a *record* of four words, which tell compiled code what the table
+stands for (see fast/record.py).
 
 The first ``cpus`` tables are the vCPUs' *root tables* for guests with 32-bit addresses (KVM's
 ``pae_root``): four upper entries, one for each gigabyte. They are no shadow pages: they stand
@@ -38,7 +37,10 @@ from collections.abc import Iterator
 from itertools import chain
 
 from ..api import PoolError
-from ..tlb import address_of
+from ..arch import PAGE_SHIFT
+from ..hostmemory import address_of
+from ..memory import Memory
+from .fast import record
 from .role import access_of, describe_role, glevels_of, is_direct, level_of, pkey_of, quadrant_in
 
 SPTE_PRESENT = 1 << 0
@@ -54,11 +56,13 @@ SPTE_UPPER = SPTE_PRESENT | SPTE_WRITABLE | SPTE_USER
 """What an entry above the leaves carries: all rights, as the page below has them in its role."""
 
 TABLE_SHIFT = 9
-NOTE_SHIFT = 2
-NOTE_ABOUT, NOTE_TABLE, NOTE_CAME_FROM, NOTE_WRITES = range(4)
 TABLE_ENTRIES = 1 << TABLE_SHIFT
 _EMPTY = memoryview(bytes(TABLE_ENTRIES * 8)).cast("Q")
-_NO_NOTE = memoryview(bytes(8 << NOTE_SHIFT)).cast("Q")
+_RECORD_WORDS = record.RECORD_BYTES // 8
+_ABOUT, _TABLE, _COPY, _WRITES = (
+    offset // 8 for offset in (record.ABOUT, record.TABLE, record.COPY, record.WRITES)
+)
+_NO_RECORD = memoryview(bytes(record.RECORD_BYTES)).cast("Q")
 _NO_EPOCHS = bytes(TABLE_ENTRIES)
 _STRETCH = 64
 _EMPTY_STRETCH = bytes(_STRETCH * 8)
@@ -73,26 +77,27 @@ class ShadowPage:
     An ``obsolete`` page, of an earlier ``generation`` than the pool's, is out of every look-up and
     only waits to be taken apart.
 
-    A leaf page of a guest's table has it at hand, so that a fault looks nothing up: ``table`` are
-    its entries (None if there is none, or it lies in no memory), ``table64`` its 64-bit words, and
-    ``came_from``, while it is out of sync, the words that its sptes came from. The word behind the
-    entry for an address is number ``gva >> word_shift & 511``. ``alone``: no other page stands for
-    the same frame.
+    A leaf page holds the guest's table that it stands for, so that a fault looks nothing up:
+    ``table`` are the entries (None if there is no table, or it lies in no memory), ``table64`` the
+    same bytes as 64-bit words. ``copy`` is None while the table is in sync, else the words that the
+    page's entries were made from (see unsync.py). The entry for an address was made from word
+    ``gva >> word_shift & 511``. ``alone``: no other page stands for the same frame. The page's
+    record repeats these for compiled code; :meth:`publish` sets both.
     """
 
     __slots__ = (
-        "_notes",
         "_pool",
+        "_record",
+        "_records",
         "access",
         "alone",
         "base",
-        "came_from",
+        "copy",
         "direct",
         "generation",
         "gfn",
         "glevels",
         "level",
-        "note",
         "parents",
         "pins",
         "pkey",
@@ -106,7 +111,8 @@ class ShadowPage:
     def __init__(self, gfn: int, role: int, base: int, pool: Pool) -> None:
         self.gfn = gfn
         self._pool = pool
-        self._notes = pool.notes
+        self._records = pool.records
+        self._record = (base >> TABLE_SHIFT) * _RECORD_WORDS  # where the page's record starts
         self.generation = pool.generation
         self.role = role
         self.base = base
@@ -118,11 +124,9 @@ class ShadowPage:
         self.pkey = pkey_of(role)
         self.table: memoryview | None = None
         self.table64 = _NO_TABLE
-        self.came_from: array[int] | None = None
+        self.copy: array[int] | None = None
         self.word_shift = 13 if self.glevels == 2 else 12
         self.alone = False
-        self.note = base >> TABLE_SHIFT - NOTE_SHIFT
-        """Where the page's note starts."""
         self.parents: set[int] = set()
         self.pins = 0
 
@@ -134,11 +138,40 @@ class ShadowPage:
     @property
     def writes(self) -> int:
         """How often the guest's table was written since the page was last used."""
-        return self._notes[self.note + NOTE_WRITES]
+        return self._records[self._record + _WRITES]
 
     @writes.setter
     def writes(self, count: int) -> None:
-        self._notes[self.note + NOTE_WRITES] = count
+        self._records[self._record + _WRITES] = count
+
+    def publish(self, memory: Memory, copy: array[int] | None, alone: bool) -> None:
+        """Set what the page, and compiled code, know of the guest's table; for a leaf page, after
+        any change of that."""
+        table64 = memory.table64(self.gfn)
+        if table64 is not None:
+            self.table64 = table64
+            self.table = memory.table32(self.gfn) if self.glevels == 2 else table64
+        self.copy = copy
+        self.alone = alone
+        host = memory.host_address(self.gfn << PAGE_SHIFT)
+        if not host:
+            return
+        about = self.gfn << PAGE_SHIFT | record.ABOUT_IS_TABLE
+        about |= self.access << record.ABOUT_ACCESS_SHIFT
+        if self.glevels != 2:
+            about |= record.ABOUT_WIDE
+        if self.glevels >= 4:
+            about |= record.ABOUT_HAS_PKEY
+        if alone:
+            about |= record.ABOUT_ALONE
+        records, first = self._records, self._record
+        records[first + _ABOUT] = about
+        records[first + _TABLE] = host
+        records[first + _COPY] = copy.buffer_info()[0] if copy is not None else 0
+
+    def unpublish(self) -> None:
+        """Hide the guest's table from compiled code."""
+        self._records[self._record + _ABOUT] = 0
 
     @property
     def places(self) -> range:
@@ -172,9 +205,9 @@ class Pool:
         epochs = mmap.mmap(-1, (cpus + bound) * TABLE_ENTRIES)
         self.epochs = memoryview(epochs)
         self.epochs_address = address_of(epochs)
-        notes = mmap.mmap(-1, cpus + bound << NOTE_SHIFT + 3)
-        self.notes = memoryview(notes).cast("Q")
-        self.notes_address = address_of(notes)
+        records = mmap.mmap(-1, (cpus + bound) * record.RECORD_BYTES)
+        self.records = memoryview(records).cast("Q")
+        self.records_address = address_of(records)
         self._fresh = cpus  # the first table never used so far
         self._free: list[int] = []
         self.generation = 0
@@ -224,7 +257,7 @@ class Pool:
             table = self._fresh
             self._fresh += 1
             base = table << TABLE_SHIFT
-        self.notes[table << NOTE_SHIFT : table + 1 << NOTE_SHIFT] = _NO_NOTE
+        self.records[table * _RECORD_WORDS : (table + 1) * _RECORD_WORDS] = _NO_RECORD
         page = ShadowPage(gfn, role, base, self)
         self._by_use[page] = None
         self._by_table[table] = page
@@ -235,7 +268,7 @@ class Pool:
         del (self._obsolete if page in self._obsolete else self._by_use)[page]
         table = page.base >> TABLE_SHIFT
         del self._by_table[table]
-        self.notes[page.note + NOTE_ABOUT] = 0
+        page.unpublish()
         self._free.append(table)
 
     def begin_generation(self) -> list[ShadowPage]:

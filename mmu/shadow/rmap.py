@@ -13,7 +13,8 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 
-from ..tlb import address_of, nonzero
+from ..hostmemory import address_of
+from ..tlb import nonzero
 
 SLOTS = 2
 

@@ -32,7 +32,7 @@ class UnsyncTables:
 
     def __init__(self, cache: ShadowCache) -> None:
         self._cache = cache
-        self.came_from: dict[int, array[int]] = {}
+        self.copies: dict[int, array[int]] = {}
 
     def try_unsync(self, gfn: int) -> bool:
         """Let a table go out of sync, so that the store which is at hand need not be trapped.
@@ -45,10 +45,10 @@ class UnsyncTables:
         table = cache.memory.table64(gfn)
         if table is None or any(page.level > 1 for page in cache.tables[gfn]):
             return False
-        self.came_from[gfn] = array("Q", table)
+        self.copies[gfn] = array("Q", table)
         cache.version += 1
         cache.set_frame_state(gfn, False)
-        cache.note_tables(gfn)
+        cache.publish_table(gfn)
         cache.counters.mmu_unsync += 1
         for observer in cache.observers:
             observer.unsync_page(gfn)
@@ -57,9 +57,9 @@ class UnsyncTables:
     def sync(self, gfn: int) -> None:
         """Bring a table back in sync: zap what followed from changed entries, protect it again."""
         cache = self._cache
-        before = self.came_from.pop(gfn).tobytes()
+        before = self.copies.pop(gfn).tobytes()
         cache.set_frame_state(gfn, True)
-        cache.note_tables(gfn)
+        cache.publish_table(gfn)
         for observer in cache.observers:
             observer.sync_page(gfn)
         table = cache.memory.table64(gfn)
@@ -77,26 +77,26 @@ class UnsyncTables:
         """Return whether the guest's entry behind a leaf has changed unseen. The leaf then says
         nothing, and the next fault sets it anew."""
         page = self._cache.pool.page_at(place)
-        if page is None or page.came_from is None:
+        if page is None or page.copy is None:
             return False
         word = _word_behind(page, place)
-        return page.table64[word] != page.came_from[word]
+        return page.table64[word] != page.copy[word]
 
-    def note_refill(self, page: ShadowPage, place: int) -> None:
+    def renew_copy(self, page: ShadowPage, place: int) -> None:
         """Note what word a leaf of a table out of sync is set from.
 
         Only one word is remembered for all pages of the table, so if it has changed, the other
         sptes that came from it are zapped; they are stale, and nobody may count on stale entries.
         """
-        came_from, table = page.came_from, page.table64
-        assert came_from is not None
+        copy, table = page.copy, page.table64
+        assert copy is not None
         if page.alone and page.table is table:  # one word, one entry
-            came_from[place & 511] = table[place & 511]
+            copy[place & 511] = table[place & 511]
             return
         word = _word_behind(page, place)
         now = table[word]
-        if now != came_from[word]:
-            came_from[word] = now
+        if now != copy[word]:
+            copy[word] = now
             cache = self._cache
             for sibling in cache.tables[page.gfn]:
                 cache.zap_bytes(sibling, 8 * word, 8, but=place)

@@ -115,7 +115,7 @@ class Watch:
         self._noted.clear()
         self._made.clear()
         self._gone.clear()
-        self._unsync = set(self.mmu.cache.unsync.came_from)
+        self._unsync = set(self.mmu.cache.unsync.copies)
         self._entries = {}
         for table in (*range(pool.cpus), *(page.base >> TABLE_SHIFT for page in pool)):
             first = table << TABLE_SHIFT
@@ -228,7 +228,7 @@ class Watch:
         self._gone.clear()
         while self._noted:
             self._check_place(self._noted.pop())
-        unsync = self.mmu.cache.unsync.came_from.keys()
+        unsync = self.mmu.cache.unsync.copies.keys()
         if unsync != self._unsync:
             for gfn in unsync ^ self._unsync:
                 self._check_table(gfn)

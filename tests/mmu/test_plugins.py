@@ -235,7 +235,7 @@ def test_events_are_reported_until_told_otherwise(memory, name, audit):
 
 
 def test_compiled_code_answers_nothing_while_somebody_observes(memory):
-    from mmu.shadow.compiled import hit
+    from mmu.shadow.fast.walk import hit
 
     memory.write(0x1000, 4, 0x2003, "loader")
     memory.write(0x2000 + 4 * 5, 4, 0x3063, "loader")

@@ -101,7 +101,7 @@ def a_checked_entry_may_too(rig):
 
 def an_upper_table_is_out_of_sync(rig):
     gfn = rig.spaces["4-level"].cr3 >> 12
-    rig.mmu.cache.unsync.came_from[gfn] = rig.memory.table64(gfn)
+    rig.mmu.cache.unsync.copies[gfn] = rig.memory.table64(gfn)
 
 
 def a_table_lies_in_a_large_page(rig):

@@ -92,8 +92,8 @@ def test_without_paging_the_directories_are_direct():
     paging = Context(Features())
     paging.load(rig.memory, paging_registers(MODES["none"]))
     context = ShadowContext(paging, 0, None, SHIFTS_32, 0, hardware_tests(False, False))
-    for quarter in range(4):
-        assert context.directory_key(quarter) == (quarter << 18, make_role(0, 2, direct=True))
+    for gigabyte in range(4):
+        assert context.directory_key(gigabyte) == (gigabyte << 18, make_role(0, 2, direct=True))
     found = walk(rig.memory, paging, 0xC0201000, 0)
     assert context.child_key(found, 1, 0) == (0xC0200, make_role(0, 1, direct=True))
 

@@ -7,7 +7,7 @@ import ctypes
 
 import pytest
 
-from mmu import plain
+from mmu import hostmemory
 
 
 @pytest.fixture
@@ -18,14 +18,18 @@ def address():
 
 
 def test_loads_are_little_endian_and_64_bits_are_signed(address):
-    assert plain.load8(address + 1) == 0xF1
-    assert plain.load32(address + 4) == 0xF7F6F5F4
-    assert plain.load64(address) == 0xF7F6F5F4F3F2F1F0 - (1 << 64)
+    assert hostmemory.load8(address + 1) == 0xF1
+    assert hostmemory.load32(address + 4) == 0xF7F6F5F4
+    assert hostmemory.load64(address) == 0xF7F6F5F4F3F2F1F0 - (1 << 64)
 
 
 @pytest.mark.parametrize(
     ("store", "value", "width"),
-    [(plain.store8, 0x12, 1), (plain.store32, 0x12345678, 4), (plain.store64, -2, 8)],
+    [
+        (hostmemory.store8, 0x12, 1),
+        (hostmemory.store32, 0x12345678, 4),
+        (hostmemory.store64, -2, 8),
+    ],
     ids=["8", "32", "64"],
 )
 def test_stores_touch_their_bytes_and_no_others(address, store, value, width):

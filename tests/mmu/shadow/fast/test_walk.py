@@ -10,12 +10,12 @@ import pytest
 
 from emu.fuzz.sdm import US, A, D, P
 from mmu.api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE
-from mmu.shadow.compiled import hit
+from mmu.shadow.fast.walk import hit
 
-from .. import world
-from ..compiled_first import CompiledFirst
-from ..rig import DEVICE, FETCH, PAGED, READ, USER_FETCH, USER_READ, USER_WRITE, WRITE, Rig
-from ..tables import USER_RW
+from ... import world
+from ...compiled_first import CompiledFirst
+from ...rig import DEVICE, FETCH, PAGED, READ, USER_FETCH, USER_READ, USER_WRITE, WRITE, Rig
+from ...tables import USER_RW
 
 GVA = 0x40001000
 HOT = USER_RW | A | D

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Loads and stores at addresses of this process: what compiled code is made of, in Python.
+"""Memory of this process by its address: loads, stores, and where a buffer lies.
 
-Functions that are to be compiled (see :mod:`mmu.shadow.compiled`) call these. Compiled, a load is
-one instruction; as they stand here, the same functions run in Python, slowly, for tests. Words are
-signed, as the compiled code has them. Addresses are taken on trust.
+Functions that are to be compiled (see :mod:`mmu.shadow.fast.walk`) call the loads and stores.
+Compiled, a load is one instruction. As they stand here, the same functions run in Python, slowly,
+for tests. 64-bit words are signed, as compiled code has them. No address is checked.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
+
+
+def address_of(buffer: mmap.mmap) -> int:
+    """Return where an anonymous mapping is; the caller must keep the mapping."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
 def load8(address: int) -> int:
