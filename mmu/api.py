@@ -16,6 +16,7 @@ control registers, and after a write that it trapped. What the guest did wrong c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -237,6 +238,12 @@ class Mmu(ABC):
     def pdptes(self, cpu: int) -> list[int] | None:
         """Return a vCPU's PDPTE registers, which mean something under PAE paging only; None if
         the plug-in does not keep them."""
+        return None
+
+    def restore_pdptes(self, cpu: int, pdptes: Sequence[int]) -> None:
+        """Take PDPTE registers that memory may no longer hold, of a saved processor: directly after
+        `load`, before anything is translated. A plug-in that does not keep them has nothing to do.
+        """
         return None
 
     def compiled_block(self, cpu: int) -> CompiledBlock | None:

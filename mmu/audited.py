@@ -9,6 +9,8 @@ the machine can run with it and audit after each slice instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .api import Answer, Mmu, PagingRegisters, Watcher
 from .observe import MmuObserver
 
@@ -101,6 +103,11 @@ class Audited(Mmu):
     def pdptes(self, cpu: int) -> list[int] | None:
         """As :meth:`Mmu.pdptes`."""
         return self.inner.pdptes(cpu)
+
+    def restore_pdptes(self, cpu: int, pdptes: Sequence[int]) -> None:
+        """As :meth:`Mmu.restore_pdptes`, then audit."""
+        self.inner.restore_pdptes(cpu, pdptes)
+        self.watcher.event()
 
     def observe(self, observer: MmuObserver) -> None:
         """As :meth:`Mmu.observe`."""

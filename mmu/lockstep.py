@@ -30,6 +30,8 @@ the TLB holds what it held. That, too, is too much and never too little.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .api import (
     FRAME_MASK,
     MAP_EXEC,
@@ -190,6 +192,12 @@ class LockstepMmu(Mmu):
     def pdptes(self, cpu: int) -> list[int]:
         """See :meth:`mmu.api.Mmu.pdptes`."""
         return list(self._contexts[cpu].pdptes)
+
+    def restore_pdptes(self, cpu: int, pdptes: Sequence[int]) -> None:
+        """See :meth:`mmu.api.Mmu.restore_pdptes`."""
+        self._contexts[cpu].pdptes = list(pdptes)
+        for mmu in (self.first, self.second):
+            mmu.restore_pdptes(cpu, pdptes)
 
     def reused(self, gpa: int) -> bool:
         """See :meth:`mmu.api.Mmu.reused`: hints go to both. A trap is needed while one of the two

@@ -170,7 +170,8 @@ def _check_methods(plugin: object, called: str) -> None:
 
 _REQUIRED = [word for word in vars(Mmu) if word in Mmu.__abstractmethods__]
 _OPTIONAL = (
-    *("keeps", "reused", "is_protected", "pdptes", "compiled_block", "observe", "unobserve"),
+    *("keeps", "reused", "is_protected", "compiled_block", "observe", "unobserve"),
+    *("pdptes", "restore_pdptes"),
     *("describe_path", "set_policy", "zap_all", "shrink", "watch"),
     *("start_dirty_log", "dirty_log", "stop_dirty_log", "flush_on_invlpg", "reports_events"),
 )

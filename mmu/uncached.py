@@ -6,6 +6,8 @@ It is the yardstick for the shadow cache: what :mod:`mmu.walker` says, said slow
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .api import (
     MAP_READ,
     MAP_TRAP,
@@ -90,6 +92,10 @@ class UncachedMmu(Mmu):
     def pdptes(self, cpu: int) -> list[int]:
         """See :meth:`mmu.api.Mmu.pdptes`."""
         return list(self.contexts[cpu].pdptes)
+
+    def restore_pdptes(self, cpu: int, pdptes: Sequence[int]) -> None:
+        """See :meth:`mmu.api.Mmu.restore_pdptes`."""
+        self.contexts[cpu].pdptes = list(pdptes)
 
     def observers_changed(self) -> None:
         """See :meth:`mmu.api.Mmu.observers_changed`."""

@@ -272,6 +272,11 @@ class Cpuid:
             xlevel = max(xlevel, 0x8000_0001)
         self._identity = identity._replace(level=level, xlevel=xlevel)
 
+    def words(self) -> list[int]:
+        """Return vendor, version and every feature word, by which two processors are alike."""
+        vendor = self._d[H.VENDOR_D : H.CPUID_VERSION_D + 1]
+        return [*vendor, *(self._shown[word] for word in sorted(self._shown))]
+
     def paging_features(self) -> Features:
         """Return what the MMU has to know."""
         return Features(

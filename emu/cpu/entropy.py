@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from emu.savable import Savable, State
+
 __all__ = ["Entropy"]
 
 _MASK64 = (1 << 64) - 1
 _STEP = 0x9E37_79B9_7F4A_7C15  # 2**64 by the golden ratio, odd
 
 
-class Entropy:
+class Entropy(Savable):
     """A stream of 64-bit numbers: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, figure 17).
 
     >>> Entropy(0, 0).next() == Entropy(0, 0).next()
@@ -18,16 +20,24 @@ class Entropy:
     81
     """
 
-    __slots__ = ("_state",)
+    __slots__ = ("_position",)
 
     def __init__(self, seed: int, index: int) -> None:
         """Start the stream of vCPU `index` in a machine whose seed is any number of 64 bits."""
-        self._state = _mix(_mix(seed & _MASK64) + index)
+        self._position = _mix(_mix(seed & _MASK64) + index)
+
+    def save(self) -> State:
+        """Return where the stream is."""
+        return self._state(position=self._position)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        (self._position,) = self._parts(state, position=int)
 
     def next(self) -> int:
         """Return the next 64 bits."""
-        self._state = self._state + _STEP & _MASK64
-        return _mix(self._state)
+        self._position = self._position + _STEP & _MASK64
+        return _mix(self._position)
 
 
 def _mix(value: int) -> int:

@@ -68,6 +68,8 @@ INTERCEPT_EXCEPTIONS_D = 5536 // 4
 VENDOR_D = 5616 // 4  # three; then cpuid_version, then the feature words, 64 bits each
 CPUID_VERSION_D = VENDOR_D + 3
 FEATURES_Q = (VENDOR_D + 4) // 2
+SAVED_BYTES = 5544  # up to the intercepts; behind is what CPUID says, and nothing that changes
+HOST_BYTES = range(5464, 5496)  # QEMU's own breakpoints, unused: pointers of this process
 ENV_BYTES = 6144
 UC_BYTES = 8192  # of uc_struct, more than enough
 

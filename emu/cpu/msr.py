@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from emu.cpu import hidden as H
 from emu.cpu.faults import Fault, Vector
 from emu.cpu.registers import DESC_DPL_SHIFT, FS, GS
+from emu.errors import StateError
+from emu.savable import Savable, State
 from mmu.arch import CR0_PG
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def is_canonical(address: int, la57: bool) -> bool:
     return address >> shift in (0, (1 << 64 - shift) - 1)
 
 
-class Msrs:
+class Msrs(Savable):
     """The MSRs of one vCPU."""
 
     def __init__(self, cpu: Vcpu) -> None:
@@ -103,6 +105,24 @@ class Msrs:
     def tsc(self) -> int:
         """Return the time-stamp counter: virtual nanoseconds at 1 GHz."""
         return self._cpu.now() + self.tsc_offset & 0xFFFF_FFFF_FFFF_FFFF
+
+    # --- Saving ---------------------------------------------------------------------------------
+
+    def save(self) -> State:
+        """Return the MSRs that the engine does not hold; a local APIC saves its own."""
+        return self._state(
+            tsc_offset=self.tsc_offset, tsc_adjust=self.tsc_adjust, stored=self._stored
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state. Raises StateError if it has other MSRs."""
+        tsc_offset, tsc_adjust, stored = self._parts(
+            state, tsc_offset=int, tsc_adjust=int, stored=dict[int, int]
+        )
+        if stored.keys() != self._stored.keys():
+            raise StateError("Msrs: the state has other MSRs than the processor")
+        self.tsc_offset, self.tsc_adjust = tsc_offset, tsc_adjust
+        self._stored.update(stored)
 
     # --- The table --------------------------------------------------------------------------
 

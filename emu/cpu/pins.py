@@ -14,6 +14,7 @@ from emu.cpu import hidden as H
 from emu.cpu.faults import Event, Source, Vector
 from emu.cpu.registers import EFLAGS_IF
 from emu.ports import InterruptSource
+from emu.savable import Savable, State
 
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
@@ -41,7 +42,7 @@ class InterruptController(InterruptSource, Protocol):
         ...
 
 
-class Pins:
+class Pins(Savable):
     """The interrupt pins of one vCPU; `source` is what stands behind INTR."""
 
     def __init__(self, cpu: Vcpu) -> None:
@@ -90,6 +91,19 @@ class Pins:
     def clear(self) -> None:
         """Clear the request word."""
         self._requests[self._word] = 0
+
+    def save(self) -> State:
+        """Return the request word, and what waits to get into it."""
+        return self._state(
+            requests=self._requests[self._word], rearm=self._rearm, nmi_waits=self._nmi_waits
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        requests, self._rearm, self._nmi_waits = self._parts(
+            state, requests=int, rearm=bool, nmi_waits=bool
+        )
+        self._requests[self._word] = requests
 
     def rearm(self) -> None:
         """Put INTR back into the request word, if it had to be taken out to leave the engine."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from emu.cpu import compiled
 from emu.cpu.faults import Event, Source
+from emu.savable import Savable, State
 
 __all__ = ["PastEvent", "Record"]
 
@@ -24,7 +25,7 @@ class PastEvent(NamedTuple):
     instruction: int
 
 
-class Record:
+class Record(Savable):
     """The last few events of one vCPU, whoever delivered them."""
 
     def __init__(self, words: memoryview, watched: Callable[[], None]) -> None:
@@ -64,6 +65,17 @@ class Record:
         """Forget everything."""
         self._recent.clear()
         self._words[_NOTED] = 0
+
+    def save(self) -> State:
+        """Return the last few events."""
+        self._collect()
+        return self._state(recent=self._recent)
+
+    def load(self, state: State) -> None:
+        """Take a saved state."""
+        (recent,) = self._parts(state, recent=list[tuple[Event, int, int, int]])
+        self.clear()
+        self._recent.extend(recent)
 
     def _collect(self) -> None:
         """Take over what compiled code has noted."""

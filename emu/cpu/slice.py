@@ -15,12 +15,15 @@ from enum import Enum
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
 from emu.cpu.engine import Engine
+from emu.errors import NotSavableError
+from emu.savable import Savable, State
 
 __all__ = ["Exit", "Slice"]
 
 _STOPPED = compiled.STOPPED // 8
 _BASE = compiled.BASE // 8
 _STALLED = compiled.STALLED // 8
+_BYTES = compiled.BYTES // 8
 
 
 class Exit(Enum):
@@ -38,7 +41,7 @@ class Exit(Enum):
     """A triple fault."""
 
 
-class Slice:
+class Slice(Savable):
     """The clock of one vCPU, which runs for so many instructions at a time.
 
     `executed` counts the instructions of all slices that are over; every event delivered for no
@@ -114,6 +117,29 @@ class Slice:
         clock[0] = count = clock[0] + 1
         if self._done + count >= self._budget:
             self.stop(Exit.BUDGET)
+
+    # --- Saving ---------------------------------------------------------------------------------
+
+    def save(self) -> State:
+        """Return how many instructions were executed, and the code bytes not yet counted as one.
+
+        Raises NotSavableError inside a slice: an instruction is under way.
+        """
+        if self.is_running:
+            raise NotSavableError("Slice cannot be saved: an instruction is under way")
+        return self._state(
+            executed=self.executed,
+            stalled=self.stalled,
+            uncounted=self._words[_BYTES] if self._counts_blocks else 0,
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state; all translated code is forgotten before the next slice."""
+        executed, stalled, uncounted = self._parts(state, executed=int, stalled=int, uncounted=int)
+        self.executed, self.stalled = executed, stalled
+        if self._counts_blocks:
+            self._words[_BYTES] = uncounted
+        self.drop_all_code()
 
     # --- Ends -----------------------------------------------------------------------------------
 

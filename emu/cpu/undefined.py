@@ -34,7 +34,7 @@ class Undefined:
     def __init__(self, cpu: Vcpu, seed: int) -> None:
         """Serve `cpu` in a machine with this seed."""
         self._cpu = cpu
-        self._entropy = Entropy(seed, cpu.index)
+        self.entropy = Entropy(seed, cpu.index)
 
     def serve(self) -> bool:
         """Do the instruction at RIP; False with nothing changed if it is truly undefined."""
@@ -67,7 +67,7 @@ class Undefined:
         if not name or not cpu.cpuid.has(name) or _REP in prefixes or _REPNE in prefixes:
             return False
         cpu.slice.stall(TIMED_INSTRUCTION)
-        regs, number, value = cpu.regs, modrm & 7, self._entropy.next()
+        regs, number, value = cpu.regs, modrm & 7, self.entropy.next()
         rex = prefixes[-1] if cpu.bits == 64 and prefixes and prefixes[-1] & 0xF0 == 0x40 else 0
         number |= (rex & 1) << 3
         if rex & 8:

@@ -27,6 +27,7 @@ checks (#AC), VME, PCID, AVX, MONITOR/MWAIT, performance counters, machine check
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
@@ -49,8 +50,9 @@ from emu.cpu.reset import KEPT_BY_INIT, reset_fpu, set_registers, state_after_in
 from emu.cpu.slice import Exit, Slice
 from emu.cpu.step import Step
 from emu.cpu.undefined import Undefined
-from emu.errors import EngineError
+from emu.errors import EngineError, StateError
 from emu.ports import PortBus
+from emu.savable import Savable, State
 from emu.state import CpuState
 from mmu.api import Mmu
 from mmu.arch import EFER_LMA, Features
@@ -58,8 +60,25 @@ from mmu.memory import Memory
 
 __all__ = ["Vcpu"]
 
+_PARTS: dict[str, Any] = {
+    "index": int,
+    "cpuid": list[int],
+    "env": bytes,
+    "halted": bool,
+    "shut_down": bool,
+    "waits_for_sipi": bool,
+    "is_alone": bool,
+    "cr8": int,
+    "pdptes": list[int] | None,
+    "slice": State,
+    "pins": State,
+    "msrs": State,
+    "entropy": State,
+    "record": State,
+}
 
-class Vcpu:
+
+class Vcpu(Savable):
     """A processor.
 
     `regs` are its registers, live; `record` is what has happened to it, `pins` are how it is
@@ -167,6 +186,60 @@ class Vcpu:
         self.record.clear()
         self.reload_paging()
         self.intercepts.program()
+
+    def save(self) -> State:
+        """Return all that the processor holds: between two slices only, else NotSavableError. What
+        it drives (a local APIC) and what it ran on (memory, TLB) is not here."""
+        env = self.hidden.b[: H.SAVED_BYTES]
+        return self._state(
+            index=self.index,
+            cpuid=self.cpuid.words(),
+            env=bytes(env[: H.HOST_BYTES.start]) + bytes(env[H.HOST_BYTES.stop :]),
+            halted=self.halted,
+            shut_down=self.shut_down,
+            waits_for_sipi=self.waits_for_sipi,
+            is_alone=self.is_alone,
+            cr8=self.regs.cr8,
+            pdptes=self.fills.pdptes(),
+            **{name: member.save() for name, member in self._members().items()},
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state, after the clock and all memory: the TLB and translated code are
+        dropped, and the MMU is given the control registers. Raises StateError if it is one of
+        another vCPU, or of one with other CPUID features."""
+        parts = dict(zip(_PARTS, self._parts(state, **_PARTS), strict=True))
+        env, hole = parts["env"], H.HOST_BYTES
+        if parts["index"] != self.index or parts["cpuid"] != self.cpuid.words():
+            raise StateError("Vcpu: a state of another vCPU, or of another model or features")
+        if len(env) != H.SAVED_BYTES - len(hole):
+            raise StateError(f"Vcpu: {len(env)} bytes of registers")
+        for name, member in self._members().items():
+            member.load(parts[name])
+        b = self.hidden.b
+        b[: hole.start] = env[: hole.start]
+        b[hole.stop : H.SAVED_BYTES] = env[hole.start :]
+        self.halted, self.shut_down = parts["halted"], parts["shut_down"]
+        self.waits_for_sipi, self.is_alone = parts["waits_for_sipi"], parts["is_alone"]
+        self.regs.cr8 = parts["cr8"]
+        self.step.is_active = False
+        self.choose_who_serves_events()
+        self.debug.refresh()
+        self.reload_paging()
+        self.hooks.forget_steady()
+        if parts["pdptes"] is not None:
+            self.mmu.restore_pdptes(self.index, parts["pdptes"])
+        self.intercepts.program()
+
+    def _members(self) -> dict[str, Savable]:
+        """Return the parts that have a state of their own."""
+        return {
+            "slice": self.slice,
+            "pins": self.pins,
+            "msrs": self.msrs,
+            "entropy": self.undefined.entropy,
+            "record": self.record,
+        }
 
     def init(self) -> None:
         """Do what an INIT does (SDM 3A table 9-1): reset, but TSC, MSRs, FPU and CR0.CD stay.

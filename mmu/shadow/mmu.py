@@ -21,6 +21,7 @@ that changed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from ..api import (
@@ -147,9 +148,7 @@ class ShadowMmu(Mmu):
         if paging.levels >= Levels.FOUR:
             self._enter_root_page(context)
         else:
-            context.root = self.pool.root_table(cpu)
-            for gigabyte in range(4):
-                self._link_known_directory(context, gigabyte)
+            self._enter_root_table(cpu, context)
         self._publish(cpu, changed)
 
     def _leave_root(self, cpu: int, context: ShadowContext) -> None:
@@ -179,6 +178,12 @@ class ShadowMmu(Mmu):
         page.pins += 1
         context.root_page = page
         context.root = page.base
+
+    def _enter_root_table(self, cpu: int, context: ShadowContext) -> None:
+        """Use the vCPU's root table of four, with what directories there are already."""
+        context.root = self.pool.root_table(cpu)
+        for gigabyte in range(4):
+            self._link_known_directory(context, gigabyte)
 
     def _link_known_directory(self, context: ShadowContext, gigabyte: int) -> None:
         """Put the directory of one gigabyte into the root table if the cache has it."""
@@ -449,6 +454,15 @@ class ShadowMmu(Mmu):
     def pdptes(self, cpu: int) -> list[int]:
         """See :meth:`mmu.api.Mmu.pdptes`."""
         return list(self.contexts[cpu].paging.pdptes)
+
+    def restore_pdptes(self, cpu: int, pdptes: Sequence[int]) -> None:
+        """See :meth:`mmu.api.Mmu.restore_pdptes`."""
+        context = self.contexts[cpu]
+        context.paging.pdptes = list(pdptes)
+        if context.paging.levels is Levels.PAE:
+            self._leave_root(cpu, context)
+            self._enter_root_table(cpu, context)
+            self._publish(cpu)
 
     def describe_path(self, cpu: int, gva: int) -> str:
         """See :meth:`mmu.api.Mmu.describe_path`."""

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import struct
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
 
 from emu.boot import Bios, MemoryDisk
-from emu.boot.bios.disk import geometry_of
+from emu.boot.bios.disk import Floppy, geometry_of
 from emu.boot.bios.rom import POST, ROM_BASE, SERVICE_PORT, VECTORS, stub_offset, vector_of
 from emu.devices.disk import Disk
-from emu.errors import UsageError
+from emu.errors import StateError, UsageError
 from emu.ports import PortBus
 from emu.state import Segment
 from mmu.memory import Memory
@@ -329,6 +330,39 @@ def test_block_move(rig):
     regs = rig.call(0x15, ax=0x8700, cx=4, si=0x300)
     assert not regs.rflags & CF
     assert rig.memory.read_block(0x1234, 8) == b"payload!"
+
+
+def test_a_wait_and_the_drives_of_its_own_are_saved(rig):
+    rig.bios.insert(0, MemoryDisk(bytes(1440 * 1024)))
+    rig.bios.disks[0].write(3, b"a" * 512)
+    rig.call(0x15, ax=0x8600, cx=1, dx=0)
+    state = rig.bios.save()
+    again = deepcopy(state)
+    rig.bios.disks[0].write(3, b"b" * 512)
+    rig.bios.disks[0].write(9, b"c" * 1024)
+    rig.bios._system._until = None
+    assert rig.bios.save() != again
+    rig.bios.load(state)
+    assert rig.bios.save() == again == state
+    assert rig.bios.disks[0].read(3, 1) == b"a" * 512
+    assert rig.bios.disks[0].read(9, 2) == bytes(1024)
+    assert rig.bios._system._until == 65_536_000
+    rig.bios.insert(1, MemoryDisk(bytes(512)))
+    with pytest.raises(StateError, match="other drives"):
+        rig.bios.load(state)
+
+
+def test_a_floppy_that_grew_is_short_again_when_loaded():
+    floppy = Floppy(MemoryDisk(bytes(1000 * 512)))
+    state = floppy.save()
+    floppy.write(2000, b"x" * 512)
+    assert floppy.save()["end"] == floppy.sectors == 2880
+    grown = floppy.save()
+    floppy.load(state)
+    assert floppy.save() == state
+    assert floppy.read(2000, 1) == bytes(512)
+    floppy.load(grown)
+    assert floppy.read(2000, 1) == b"x" * 512
 
 
 def test_wait_comes_back_until_the_time_is_over(rig):
