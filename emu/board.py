@@ -204,14 +204,14 @@ class Board(Savable):
     def save(self) -> State:
         """Return the states of all chips. Save the clock first, so that an event of no chip's is
         found: NotSavableError, as for a chip that has no state."""
-        state = self._state(chips={name: chip.save() for name, chip in self.chips().items()})
+        state = self._make_state(chips={name: chip.save() for name, chip in self.chips().items()})
         self.clock.check_events()
         return state
 
     def load(self, state: State) -> None:
         """Load all chips, after the clock. Raises StateError if they are not the same chips; the
         machine is of no use then."""
-        (states,) = self._parts(state, chips=dict[str, State])
+        (states,) = self._parts_of(state, chips=dict[str, State])
         chips = self.chips()
         if states.keys() != chips.keys():
             strange = ", ".join(sorted(states.keys() ^ chips.keys()))

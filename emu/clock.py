@@ -215,12 +215,12 @@ class Clock(Savable):
         this, until `check_events`."""
         pending = sorted((e.when, e.sequence) for e in self._queue if e.callback is not None)
         self._missing = set(pending)
-        return self._state(time=self._time, inserted=self._inserted, events=pending)
+        return self._make_state(time=self._time, inserted=self._inserted, events=pending)
 
     def load(self, state: State) -> None:
         """Set the time, forwards or back, and empty the queue. The chips, loaded after this, put
         their events back; `check_events` then says whether all have."""
-        time, inserted, events = self._parts(
+        time, inserted, events = self._parts_of(
             state, time=int, inserted=int, events=list[tuple[int, int]]
         )
         self._time, self._inserted = time, inserted

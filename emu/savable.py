@@ -48,9 +48,9 @@ class Savable:
     >>> class Latch(Savable):
     ...     value = 0
     ...     def save(self):
-    ...         return self._state(value=self.value)
+    ...         return self._make_state(value=self.value)
     ...     def load(self, state):
-    ...         (self.value,) = self._parts(state, value=int)
+    ...         (self.value,) = self._parts_of(state, value=int)
     >>> latch, other = Latch(), Latch()
     >>> latch.value = 7
     >>> latch.save()
@@ -74,12 +74,12 @@ class Savable:
         state is damaged or comes from something else."""
         raise NotSavableError(f"{type(self).__name__} cannot be loaded: it has no load()")
 
-    def _state(self, **parts: object) -> State:
+    def _make_state(self, **parts: object) -> State:
         """Return a state of these parts, made plain."""
         header: State = {"type": type(self).__name__, "version": self.STATE_VERSION}
         return header | {name: to_plain(part) for name, part in parts.items()}
 
-    def _parts(self, state: State, **types: Any) -> list[Any]:
+    def _parts_of(self, state: State, **types: Any) -> list[Any]:
         """Return the parts of a state, each made into its type (see `from_plain`), in the order of
         `types`. Raises StateError if any is missing, unknown or of another type."""
         name = type(self).__name__

@@ -28,11 +28,11 @@ class Entropy(Savable):
 
     def save(self) -> State:
         """Return where the stream is."""
-        return self._state(position=self._position)
+        return self._make_state(position=self._position)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        (self._position,) = self._parts(state, position=int)
+        (self._position,) = self._parts_of(state, position=int)
 
     def next(self) -> int:
         """Return the next 64 bits."""

@@ -110,13 +110,13 @@ class Msrs(Savable):
 
     def save(self) -> State:
         """Return the MSRs that the engine does not hold; a local APIC saves its own."""
-        return self._state(
+        return self._make_state(
             tsc_offset=self.tsc_offset, tsc_adjust=self.tsc_adjust, stored=self._stored
         )
 
     def load(self, state: State) -> None:
         """Take a saved state. Raises StateError if it has other MSRs."""
-        tsc_offset, tsc_adjust, stored = self._parts(
+        tsc_offset, tsc_adjust, stored = self._parts_of(
             state, tsc_offset=int, tsc_adjust=int, stored=dict[int, int]
         )
         if stored.keys() != self._stored.keys():

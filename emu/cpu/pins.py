@@ -94,13 +94,13 @@ class Pins(Savable):
 
     def save(self) -> State:
         """Return the request word, and what waits to get into it."""
-        return self._state(
+        return self._make_state(
             requests=self._requests[self._word], rearm=self._rearm, nmi_waits=self._nmi_waits
         )
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        requests, self._rearm, self._nmi_waits = self._parts(
+        requests, self._rearm, self._nmi_waits = self._parts_of(
             state, requests=int, rearm=bool, nmi_waits=bool
         )
         self._requests[self._word] = requests

@@ -69,11 +69,11 @@ class Record(Savable):
     def save(self) -> State:
         """Return the last few events."""
         self._collect()
-        return self._state(recent=self._recent)
+        return self._make_state(recent=self._recent)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        (recent,) = self._parts(state, recent=list[tuple[Event, int, int, int]])
+        (recent,) = self._parts_of(state, recent=list[tuple[Event, int, int, int]])
         self.clear()
         self._recent.extend(recent)
 

@@ -127,7 +127,7 @@ class Slice(Savable):
         """
         if self.is_running:
             raise NotSavableError("Slice cannot be saved: an instruction is under way")
-        return self._state(
+        return self._make_state(
             executed=self.executed,
             stalled=self.stalled,
             uncounted=self._words[_BYTES] if self._counts_blocks else 0,
@@ -135,7 +135,9 @@ class Slice(Savable):
 
     def load(self, state: State) -> None:
         """Take a saved state; all translated code is forgotten before the next slice."""
-        executed, stalled, uncounted = self._parts(state, executed=int, stalled=int, uncounted=int)
+        executed, stalled, uncounted = self._parts_of(
+            state, executed=int, stalled=int, uncounted=int
+        )
         self.executed, self.stalled = executed, stalled
         if self._counts_blocks:
             self._words[_BYTES] = uncounted

@@ -191,7 +191,7 @@ class Vcpu(Savable):
         """Return all that the processor holds: between two slices only, else NotSavableError. What
         it drives (a local APIC) and what it ran on (memory, TLB) is not here."""
         env = self.hidden.b[: H.SAVED_BYTES]
-        return self._state(
+        return self._make_state(
             index=self.index,
             cpuid=self.cpuid.words(),
             env=bytes(env[: H.HOST_BYTES.start]) + bytes(env[H.HOST_BYTES.stop :]),
@@ -208,7 +208,7 @@ class Vcpu(Savable):
         """Take a saved state, after the clock and all memory: the TLB and translated code are
         dropped, and the MMU is given the control registers. Raises StateError if it is one of
         another vCPU, or of one with other CPUID features."""
-        parts = dict(zip(_PARTS, self._parts(state, **_PARTS), strict=True))
+        parts = dict(zip(_PARTS, self._parts_of(state, **_PARTS), strict=True))
         env, hole = parts["env"], H.HOST_BYTES
         if parts["index"] != self.index or parts["cpuid"] != self.cpuid.words():
             raise StateError("Vcpu: a state of another vCPU, or of another model or features")

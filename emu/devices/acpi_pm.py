@@ -75,11 +75,11 @@ class AcpiPm(Savable):
 
     def save(self) -> State:
         """Return the registers, and when the timer raises the SCI."""
-        return self._state(registers=self.state, event=self._clock.save_event(self._event))
+        return self._make_state(registers=self.state, event=self._clock.save_event(self._event))
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        registers, event = self._parts(state, registers=AcpiPmState, event=EventState)
+        registers, event = self._parts_of(state, registers=AcpiPmState, event=EventState)
         self._event = self._clock.load_event(event, self._turned)
         self.state = registers
 
@@ -179,11 +179,11 @@ class ApmPort(Savable):
 
     def save(self) -> State:
         """Return what was last written to either port."""
-        return self._state(values=self._values)
+        return self._make_state(values=self._values)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        (values,) = self._parts(state, values=tuple[int, int])
+        (values,) = self._parts_of(state, values=tuple[int, int])
         self._values = list(values)
 
     def read(self, port: int, size: int) -> int:

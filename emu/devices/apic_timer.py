@@ -53,11 +53,11 @@ class ApicTimer(Savable):
 
     def save(self) -> State:
         """Return the registers, and when the interrupt is due."""
-        return self._state(registers=self.state, event=self._clock.save_event(self._event))
+        return self._make_state(registers=self.state, event=self._clock.save_event(self._event))
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        registers, event = self._parts(state, registers=TimerState, event=EventState)
+        registers, event = self._parts_of(state, registers=TimerState, event=EventState)
         self._event = self._clock.load_event(event, self._due)
         self.state = registers
 

@@ -111,7 +111,7 @@ class Cmos(Savable):
 
     def save(self) -> State:
         """Return what the battery keeps, the NMI mask, and when IRQ 8 may rise next."""
-        return self._state(
+        return self._make_state(
             registers=self.state,
             nmi_masked=self.nmi_masked,
             event=self._clock.save_event(self._event),
@@ -119,7 +119,7 @@ class Cmos(Savable):
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        registers, nmi_masked, event = self._parts(
+        registers, nmi_masked, event = self._parts_of(
             state, registers=CmosState, nmi_masked=bool, event=EventState
         )
         self._event = self._clock.load_event(event, self._fire)

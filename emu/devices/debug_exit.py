@@ -27,11 +27,11 @@ class DebugExit(Savable):
 
     def save(self) -> State:
         """Return whether the first write has come."""
-        return self._state(done=self._done)
+        return self._make_state(done=self._done)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        (self._done,) = self._parts(state, done=bool)
+        (self._done,) = self._parts_of(state, done=bool)
 
     def read(self, port: int, size: int) -> int:
         """Return 0, as QEMU does."""

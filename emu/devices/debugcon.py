@@ -29,11 +29,11 @@ class DebugConsole(Savable):
 
     def save(self) -> State:
         """Return everything written so far."""
-        return self._state(sent=self._sent)
+        return self._make_state(sent=self._sent)
 
     def load(self, state: State) -> None:
         """Take a saved state. The sink does not get again what was written."""
-        (self._sent,) = self._parts(state, sent=bytearray)
+        (self._sent,) = self._parts_of(state, sent=bytearray)
 
     def read(self, port: int, size: int) -> int:
         """Return the signature."""

@@ -89,12 +89,12 @@ class Disk(Savable):
         Raises NotSavableError for an image that was written in place: what was there is gone.
         """
         self._check_unchanged()
-        return self._state(sectors=self.sectors, written=self._overlay)
+        return self._make_state(sectors=self.sectors, written=self._overlay)
 
     def load(self, state: State) -> None:
         """Take back what was written since. Raises StateError for a disk of another size, or one
         that was or is written in place."""
-        sectors, written = self._parts(state, sectors=int, written=dict[int, bytes] | None)
+        sectors, written = self._parts_of(state, sectors=int, written=dict[int, bytes] | None)
         if sectors != self.sectors or (written is None) != (self._overlay is None):
             raise StateError(f"disk image {self.path}: the state is one of another disk")
         self._check_unchanged()

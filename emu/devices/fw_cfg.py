@@ -113,7 +113,7 @@ class FwCfg(Savable):
     def save(self) -> State:
         """Return the chosen item, how far it was read, and the DMA that is under way. What the
         items hold is the board's."""
-        return self._state(
+        return self._make_state(
             key=self._key,
             offset=self._offset,
             dma_address=self._dma_address,
@@ -124,7 +124,7 @@ class FwCfg(Savable):
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        key, offset, dma_address, descriptor, left, event = self._parts(
+        key, offset, dma_address, descriptor, left, event = self._parts_of(
             state,
             key=int,
             offset=int,

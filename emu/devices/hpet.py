@@ -113,7 +113,7 @@ class Hpet(Savable):
 
     def save(self) -> State:
         """Return the registers, what the 8254 and the RTC drive, and when each timer matches."""
-        return self._state(
+        return self._make_state(
             registers=self.state,
             held=self._held,
             events=[self._clock.save_event(event) for event in self._events],
@@ -121,7 +121,7 @@ class Hpet(Savable):
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        registers, held, events = self._parts(
+        registers, held, events = self._parts_of(
             state,
             registers=HpetState,
             held=tuple[bool, bool],

@@ -81,7 +81,7 @@ class IdeChannel(Savable):
     def save(self) -> State:
         """Return the registers, the transfer under way, and the drives with their disks. Raises
         NotSavableError for a disk that was written in place."""
-        return self._state(
+        return self._make_state(
             registers=self.state,
             drives=[drive and drive.save() for drive in self._drives],
             event=self._clock.save_event(self._event),
@@ -89,7 +89,7 @@ class IdeChannel(Savable):
 
     def load(self, state: State) -> None:
         """Take a saved state. Raises StateError if other drives were there."""
-        registers, drives, event = self._parts(
+        registers, drives, event = self._parts_of(
             state,
             registers=IdeState,
             drives=tuple[State | None, State | None],

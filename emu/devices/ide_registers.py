@@ -56,11 +56,15 @@ class Drive(Savable):
 
     def save(self) -> State:
         """Return that, and the disk's own state."""
-        return self._state(geometry=self.geometry, multiple=self.multiple, disk=self.disk.save())
+        return self._make_state(
+            geometry=self.geometry, multiple=self.multiple, disk=self.disk.save()
+        )
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        geometry, multiple, disk = self._parts(state, geometry=Geometry, multiple=int, disk=State)
+        geometry, multiple, disk = self._parts_of(
+            state, geometry=Geometry, multiple=int, disk=State
+        )
         self.disk.load(disk)
         self.geometry, self.multiple = geometry, multiple
 

@@ -78,11 +78,11 @@ class IoApic(Savable):
 
     def save(self) -> State:
         """Return the registers and what is on the lines."""
-        return self._state(registers=self.state)
+        return self._make_state(registers=self.state)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        (self.state,) = self._parts(state, registers=IoApicState)
+        (self.state,) = self._parts_of(state, registers=IoApicState)
 
     def line(self, pin: int) -> IrqLine:
         """Return an input. Raises ValueError if there is no such pin."""

@@ -184,7 +184,7 @@ class Keyboard(Savable):
 
     def save(self) -> State:
         """Return what its processor remembers, the strokes still to come, and when the next is."""
-        return self._state(
+        return self._make_state(
             registers=self.state,
             typed=self._typed,
             event=self._clock.save_event(self._event),
@@ -192,7 +192,7 @@ class Keyboard(Savable):
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        registers, typed, event = self._parts(
+        registers, typed, event = self._parts_of(
             state, registers=KeyboardState, typed=deque[bytes], event=EventState
         )
         self._event = self._clock.load_event(event, self._stroke)

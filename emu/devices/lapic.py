@@ -95,13 +95,13 @@ class LocalApic(Savable):
 
     def save(self) -> State:
         """Return IA32_APIC_BASE, the registers, the levels of LINT0 and LINT1, and the timer."""
-        return self._state(
+        return self._make_state(
             base=self.base, registers=self.state, lines=self._lines, timer=self.timer.save()
         )
 
     def load(self, state: State) -> None:
         """Take a saved state; `on_relocated` is called, INTR is the processor's to load."""
-        base, registers, lines, timer = self._parts(
+        base, registers, lines, timer = self._parts_of(
             state, base=int, registers=LapicState, lines=tuple[bool, bool], timer=State
         )
         self.timer.load(timer)

@@ -109,7 +109,7 @@ class PciHost(Savable):
 
     def save(self) -> State:
         """Return both registers, and the configuration space of every function."""
-        return self._state(
+        return self._make_state(
             address=self.address,
             reset_control=self.reset_control,
             functions={place: function.config for place, function in self._functions.items()},
@@ -117,7 +117,7 @@ class PciHost(Savable):
 
     def load(self, state: State) -> None:
         """Take a saved state. Raises StateError if it has other functions."""
-        address, reset_control, functions = self._parts(
+        address, reset_control, functions = self._parts_of(
             state, address=int, reset_control=int, functions=dict[tuple[int, int], bytes]
         )
         if functions.keys() != self._functions.keys():

@@ -281,11 +281,11 @@ class PicPair(Savable):
 
     def save(self) -> State:
         """Return the registers of both chips and the level of INTR."""
-        return self._state(master=self.master.state, slave=self.slave.state, intr=self._level)
+        return self._make_state(master=self.master.state, slave=self.slave.state, intr=self._level)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        self.master.state, self.slave.state, self._level = self._parts(
+        self.master.state, self.slave.state, self._level = self._parts_of(
             state, master=PicState, slave=PicState, intr=bool
         )
 

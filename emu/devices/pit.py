@@ -299,7 +299,7 @@ class Pit(Savable):
 
     def save(self) -> State:
         """Return the counters, OUT 0 as IRQ 0 has it, and the next edge."""
-        return self._state(
+        return self._make_state(
             counters=[counter.state for counter in self.counters],
             level=self._level,
             event=self._clock.save_event(self._event),
@@ -307,7 +307,7 @@ class Pit(Savable):
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        counters, level, event = self._parts(
+        counters, level, event = self._parts_of(
             state,
             counters=tuple[CounterState, CounterState, CounterState],
             level=bool,

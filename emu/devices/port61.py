@@ -35,11 +35,11 @@ class SystemControlB(Savable):
 
     def save(self) -> State:
         """Return the control bits; the gate is the 8254's."""
-        return self._state(control=self.control)
+        return self._make_state(control=self.control)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        (self.control,) = self._parts(state, control=int)
+        (self.control,) = self._parts_of(state, control=int)
 
     def read(self, port: int, size: int) -> int:
         """Return the control bits, the refresh toggle and OUT of counter 2."""

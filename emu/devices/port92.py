@@ -30,11 +30,11 @@ class A20Gate(Savable):
 
     def save(self) -> State:
         """Return what each input has been driven to, and the line."""
-        return self._state(inputs=self._inputs, enabled=self.enabled)
+        return self._make_state(inputs=self._inputs, enabled=self.enabled)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        self._inputs, self.enabled = self._parts(state, inputs=dict[str, bool], enabled=bool)
+        self._inputs, self.enabled = self._parts_of(state, inputs=dict[str, bool], enabled=bool)
 
     def input(self, name: str) -> IrqLine:
         """Return the input that the chip `name` drives; all down until first driven."""
@@ -66,11 +66,11 @@ class SystemControlA(Savable):
 
     def save(self) -> State:
         """Return the register."""
-        return self._state(value=self.value)
+        return self._make_state(value=self.value)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        (self.value,) = self._parts(state, value=int)
+        (self.value,) = self._parts_of(state, value=int)
 
     def read(self, port: int, size: int) -> int:
         """Return what was last written."""

@@ -41,11 +41,11 @@ class ShutdownPort(Savable):
 
     def save(self) -> State:
         """Return how many letters were right so far."""
-        return self._state(spelled=self._spelled)
+        return self._make_state(spelled=self._spelled)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        (self._spelled,) = self._parts(state, spelled=int)
+        (self._spelled,) = self._parts_of(state, spelled=int)
 
     def read(self, port: int, size: int) -> int:
         """Return all ones: there is nothing to read."""

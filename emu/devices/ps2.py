@@ -104,11 +104,11 @@ class KeyboardController(Savable):
 
     def save(self) -> State:
         """Return memory and buffers; the keyboard is another device."""
-        return self._state(registers=self.state)
+        return self._make_state(registers=self.state)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        (self.state,) = self._parts(state, registers=ControllerState)
+        (self.state,) = self._parts_of(state, registers=ControllerState)
 
     @property
     def _ccb(self) -> int:

@@ -124,7 +124,7 @@ class Serial(Savable):
 
     def save(self) -> State:
         """Return the registers, and what is on either line: all that was sent, all that is fed."""
-        return self._state(
+        return self._make_state(
             registers=self.state,
             sent=self._sent,
             line=bytes(self._line),
@@ -133,7 +133,7 @@ class Serial(Savable):
 
     def load(self, state: State) -> None:
         """Take a saved state. The sink does not get again what was sent."""
-        registers, sent, line, timeout = self._parts(
+        registers, sent, line, timeout = self._parts_of(
             state, registers=SerialState, sent=bytearray, line=bytes, timeout=EventState
         )
         self._timeout = self._clock.load_event(timeout, self._timed_out)

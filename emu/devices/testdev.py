@@ -45,11 +45,11 @@ class TestDevice(Savable):
 
     def save(self) -> State:
         """Return both latches; its memory is a device of its own."""
-        return self._state(latch=self._latch, byte=self._byte)
+        return self._make_state(latch=self._latch, byte=self._byte)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        self._latch, self._byte = self._parts(state, latch=bytearray, byte=int)
+        self._latch, self._byte = self._parts_of(state, latch=bytearray, byte=int)
 
     def read(self, port: int, size: int) -> int:
         """Read a latch; the other ports read as zeros."""
@@ -78,10 +78,10 @@ class _Latch(Savable):
         self._bytes = bytearray(size)
 
     def save(self) -> State:
-        return self._state(bytes=self._bytes)
+        return self._make_state(bytes=self._bytes)
 
     def load(self, state: State) -> None:
-        (self._bytes,) = self._parts(state, bytes=bytearray)
+        (self._bytes,) = self._parts_of(state, bytes=bytearray)
 
     def read(self, offset: int, size: int) -> int:
         return int.from_bytes(self._bytes[offset : offset + size], "little")

@@ -122,11 +122,11 @@ class Vga(Savable):
 
     def save(self) -> State:
         """Return the register files; the memory is RAM."""
-        return self._state(registers=self.state)
+        return self._make_state(registers=self.state)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        (self.state,) = self._parts(state, registers=VgaState)
+        (self.state,) = self._parts_of(state, registers=VgaState)
 
     # The screen.
 

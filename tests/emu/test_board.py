@@ -91,10 +91,10 @@ class Waiting(Mute, Savable):
     """A chip that forgets its event."""
 
     def save(self):
-        return self._state()
+        return self._make_state()
 
     def load(self, state):
-        self._parts(state)
+        self._parts_of(state)
 
 
 @pytest.mark.parametrize(

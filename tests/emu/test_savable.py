@@ -52,10 +52,10 @@ class Chip(Savable):
         self.level = False
 
     def save(self):
-        return self._state(registers=self.registers, level=self.level)
+        return self._make_state(registers=self.registers, level=self.level)
 
     def load(self, state):
-        self.registers, self.level = self._parts(state, registers=Registers, level=bool)
+        self.registers, self.level = self._parts_of(state, registers=Registers, level=bool)
 
 
 class Mute(Savable):

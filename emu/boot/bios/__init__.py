@@ -153,11 +153,11 @@ class Bios(Savable):
         """Return what the services remember, and the drives that only they reach: a hard disk is
         saved by its controller. All else of the firmware is in RAM."""
         drives = {number: disk.save() for number, disk in self._own_drives().items()}
-        return self._state(system=self._system.save(), drives=drives)
+        return self._make_state(system=self._system.save(), drives=drives)
 
     def load(self, state: State) -> None:
         """Take a saved state. Raises StateError if it has other drives."""
-        system, drives = self._parts(state, system=State, drives=dict[int, State])
+        system, drives = self._parts_of(state, system=State, drives=dict[int, State])
         own = self._own_drives()
         if drives.keys() != own.keys():
             raise StateError("Bios: the state has other drives than the machine")

@@ -104,11 +104,11 @@ class MemoryDisk(Savable):
     def save(self) -> State:
         """Return the sectors that were written."""
         written = {lba: self.read(lba, 1) for lba in sorted(self._written)}
-        return self._state(size=len(self.data), written=written)
+        return self._make_state(size=len(self.data), written=written)
 
     def load(self, state: State) -> None:
         """Take back what was written since."""
-        size, written = self._parts(state, size=int, written=dict[int, bytes])
+        size, written = self._parts_of(state, size=int, written=dict[int, bytes])
         self.data = bytearray(self._image.ljust(size, b"\0"))
         for lba, data in written.items():
             self.data[lba * SECTOR : (lba + 1) * SECTOR] = data
@@ -150,11 +150,11 @@ class Floppy(Savable):
         none, as a file that was written in place."""
         if not isinstance(self._disk, Savable):
             raise NotSavableError(f"{type(self._disk).__name__} cannot be saved: it is no Savable")
-        return self._state(end=self._end, disk=self._disk.save())
+        return self._make_state(end=self._end, disk=self._disk.save())
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        end, disk = self._parts(state, end=int, disk=State)
+        end, disk = self._parts_of(state, end=int, disk=State)
         if isinstance(self._disk, Savable):
             self._disk.load(disk)
         self._end = end

@@ -60,11 +60,11 @@ class System(Savable):
 
     def save(self) -> State:
         """Return until when INT 15h AH=86h waits."""
-        return self._state(until=self._until)
+        return self._make_state(until=self._until)
 
     def load(self, state: State) -> None:
         """Take a saved state."""
-        (self._until,) = self._parts(state, until=int | None)
+        (self._until,) = self._parts_of(state, until=int | None)
 
     def equipment(self, call: Call) -> None:
         """INT 11h."""
