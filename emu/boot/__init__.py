@@ -5,7 +5,7 @@ What the machine does, in this order:
 
     from emu.boot import Bios, BootRequest, load
     bios = Bios(tables)                # ROM at 0xf0000; tables: {gpa: bytes} of ACPI, MP, ...
-                                       # that want to lie in 0xf2000-0xfdfff
+                                       # that want to lie in 0xf2000-0xfbdff
     bios.install(memory)               # the ROM slot, interrupt vectors and BIOS data area
     boot = load(image, BootRequest(memory, cmdline=..., modules=...))
     vcpu.set_state(boot.state)

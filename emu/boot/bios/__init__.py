@@ -3,14 +3,18 @@
 
     rom.py       the stubs, and how they ask
     call.py      the caller's registers and memory
+    compat.py    what stands at fixed addresses; font.py
     video.py     INT 10h
     disk.py      INT 13h
-    system.py    INT 11h, 12h, 14h, 15h, 1Ah
+    serial.py    INT 14h
+    system.py    INT 11h, 12h, 15h
     keyboard.py  INT 09h, 16h
+    rtc.py       INT 1Ah, 70h; pci.py: INT 1Ah AH=B1h
 
 There is firmware under every kernel, as there is on a real board: multiboot kernels read the BIOS
-data area, and some go back to real mode to call it. What a service does not know it refuses with CF
-set (and AH = 86h), and says so in the log once. Addresses of buffers are segment:offset without
+data area, and some go back to real mode to call it. What a service does not know it refuses as
+others do, mostly with CF set (INT 15h with AH = 86h, INT 13h with AH = 01h), and says so in the log
+once. Addresses of buffers are segment:offset without
 paging: a caller in VM86 mode has to have them mapped one to one.
 """
 
@@ -21,8 +25,10 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 
 from emu.boot.bios.call import BDA, BiosHost, Call
+from emu.boot.bios.compat import DATA_VECTORS
 from emu.boot.bios.disk import Disks, Floppy, MemoryDisk
 from emu.boot.bios.keyboard import Keyboard
+from emu.boot.bios.pci import PciBios
 from emu.boot.bios.rom import (
     HARDWARE_VECTORS,
     POST,
@@ -33,6 +39,8 @@ from emu.boot.bios.rom import (
     stub_offset,
     vector_of,
 )
+from emu.boot.bios.rtc import Rtc
+from emu.boot.bios.serial import SerialPorts
 from emu.boot.bios.system import System
 from emu.boot.bios.video import Video
 from emu.boot.layout import EBDA
@@ -62,6 +70,7 @@ _DATA_AREA = (
     (0x49, "<BHHH", 3, 80, 0x1000, 0),  # video mode, columns, page size, page start
     (0x60, "<HBHB", 0x0607, 0, 0x3D4, 0x29),  # cursor shape, active page, CRTC port, mode control
     (0x80, "<HH", 0x1E, 0x3E),  # keyboard ring: start, end
+    (0x96, "<B", 0x10),  # a keyboard with 101 keys
     (0x84, "<BHBB", 24, 16, 0x60, 0xF9),  # last row, character height, EGA information
 )
 _EQUIPMENT = 0x10
@@ -99,7 +108,7 @@ class Bios(Savable):
     def __init__(self, tables: Mapping[int, bytes] | None = None,
                  reserved: Sequence[tuple[int, int, int]] = (),
                  warn: Callable[[str], None] = lambda text: None) -> None:  # fmt: skip
-        """Put `tables` (gpa: bytes, in 0xf2000-0xfdfff) into the ROM.
+        """Put `tables` (gpa: bytes, in 0xf2000-0xfbdff) into the ROM.
 
         `reserved` are (gpa, size, E820 type) of RAM that the board keeps, as in `BootRequest`.
         `warn` is called once if the guest asks for a graphics mode.
@@ -114,6 +123,9 @@ class Bios(Savable):
         self._video = Video()
         self._keyboard = Keyboard()
         self._system = System(reserved)
+        self._rtc = Rtc()
+        self._serial = SerialPorts()
+        self._functions1a = {**self._rtc.functions, 0xB1: PciBios().serve}
 
     def install(self, memory: Memory) -> None:
         """Add the ROM slot, and write what the firmware keeps in RAM."""
@@ -125,7 +137,8 @@ class Bios(Savable):
         memory.write_block(0, bytes(_LOW_MEMORY), "loader")
         for vector in VECTORS:
             if vector not in _FREE_VECTORS:
-                entry = stub_offset(vector) | (ROM_BASE >> 4) << 16
+                offset = DATA_VECTORS.get(vector, stub_offset(vector))
+                entry = offset | (ROM_BASE >> 4) << 16
                 memory.write(4 * vector, 4, entry, "loader")
         for offset, layout, *values in _DATA_AREA:
             memory.write_block(BDA + offset, struct.pack(layout, *values), "loader")
@@ -138,10 +151,11 @@ class Bios(Savable):
         host.ports.add(SERVICE_PORT, SERVICE_PORT, self)
         self._program_board(host)
 
-    @staticmethod
-    def _program_board(host: BiosHost) -> None:
+    def _program_board(self, host: BiosHost) -> None:
         for port, value in _BOARD:
             host.ports.write(port, 1, value)
+        self._serial.find(host.guest_memory, host.ports)
+        self._rtc.start(host.guest_memory, host.ports)
 
     def start_again(self, host: BiosHost) -> None:
         """Do after a reset what `install` and `attach` did at power-on; the screen is cleared."""
@@ -207,6 +221,7 @@ class Bios(Savable):
             case _ if call.vector == POST:
                 self._power_on_self_test(call.host)
             case 0x08:
+                self._rtc.tick(call)
                 system.tick(call)
             case 0x09:
                 self._keyboard.interrupt(call)
@@ -219,13 +234,17 @@ class Bios(Savable):
             case 0x13:
                 return self._disks.serve(call)
             case 0x14:
-                return self._by_ah(system.services14, call)
+                return self._by_ah(self._serial.functions, call)
             case 0x15:
                 return self._by_ah(system.services15, call)
             case 0x16:
                 return self._by_ah(self._keyboard.functions, call)
             case 0x1A:
-                return self._by_ah(system.services1a, call)
+                return self._by_ah(self._functions1a, call)
+            case 0x17:
+                pass  # there is no parallel port: nothing changes
+            case 0x70:
+                self._rtc.interrupt(call)
             case _:
                 return False
         return True
@@ -257,7 +276,7 @@ class Bios(Savable):
         if call.vector == 0x10 and call.ah in _VIDEO_MODES and self._warn is not None:
             warn, self._warn = self._warn, None
             warn("the guest asks for graphics: there are text modes only")
-        if call.vector in (0x10, 0x13, 0x14, 0x15, 0x16, 0x17, 0x1A):
-            if call.vector != 0x13:
+        if call.vector in (0x10, 0x13, 0x14, 0x15, 0x16, 0x1A):
+            if call.vector == 0x15:
                 call.ah = _UNSUPPORTED
             call.carry(True)

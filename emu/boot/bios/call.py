@@ -93,6 +93,11 @@ class Call:
         """Return the address of segment:offset; `segment` as "es"."""
         return int(getattr(self.regs, segment).base) + offset & 0xFFFFFFFF
 
+    def set_segment(self, name: str, selector: int) -> None:
+        """Load a segment register as real mode does; `name` as "es"."""
+        segment = getattr(self.regs, name)
+        setattr(self.regs, name, segment._replace(selector=selector, base=selector << 4))
+
     def read_bda(self, offset: int, size: int = 1) -> int:
         """Return a field of the BIOS data area."""
         return self.memory.read(BDA + offset, size)

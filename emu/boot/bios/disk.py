@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from emu.boot.bios.call import Call
+from emu.boot.bios.compat import DISKETTE
 from emu.boot.request import Disk
 from emu.errors import NotSavableError
 from emu.savable import Savable, State
@@ -21,15 +22,17 @@ __all__ = ["SECTOR", "Disks", "Floppy", "Geometry", "MemoryDisk", "geometry_of"]
 
 SECTOR = 512
 _HARD = 0x80
+_EXTENDED = 0x41  # functions from here on are hard disks' alone
 _Service = Callable[[Call], int | None]
 
 # Status codes, as AH returns them.
 _OK = 0x00
 _BAD_COMMAND = 0x01
-_NOT_FOUND = 0x04
 _WRITE_PROTECTED = 0x03
+_CHANGED = 0x06
 _CONTROLLER_FAILED = 0x20
 _NOT_READY = 0x80
+_NOT_REMOVABLE = 0xB2
 
 # BIOS data area.
 _STATUS = 0x74
@@ -177,16 +180,24 @@ class Disks:
             0x03: self._write,
             0x04: self._verify,
             0x08: self._parameters,
-            0x0C: self._reset,
-            0x0D: self._reset,
-            0x10: self._reset,
+            0x09: self._hard_only,
+            0x0C: self._hard_only,
+            0x0D: self._hard_only,
+            0x10: self._hard_only,
+            0x11: self._hard_only,
+            0x14: self._hard_only,
             0x15: self._type,
+            0x16: self._change_line,
             0x41: self._extensions,
             0x42: self._read_lba,
             0x43: self._write_lba,
             0x44: self._verify_lba,
-            0x47: self._reset,
+            0x45: self._hard_only,
+            0x46: self._eject,
+            0x47: self._hard_only,
             0x48: self._drive_parameters,
+            0x49: self._hard_only,
+            0x4E: self._set_hardware,
         }
 
     def serve(self, call: Call) -> bool:
@@ -195,8 +206,11 @@ class Disks:
         if function is None:
             self._finish(call, _BAD_COMMAND)
             return False
-        if call.ah not in (0x01, 0x08, 0x15) and call.dl not in self.drives:
+        if call.ah != 0x01 and call.dl not in self.drives:
             self._finish(call, _NOT_READY if call.dl < _HARD else _BAD_COMMAND)
+            return True
+        if call.ah >= _EXTENDED and call.dl < _HARD:
+            self._finish(call, _BAD_COMMAND)
             return True
         status: int | None = function(call)
         if status is not None:
@@ -216,6 +230,25 @@ class Disks:
     def _reset(self, call: Call) -> int:
         return _OK
 
+    @staticmethod
+    def _hard_only(call: Call) -> int:
+        """Recalibrating, diagnostics, locking and the like: done at once, or no floppy's affair."""
+        return _OK if call.dl >= _HARD else _BAD_COMMAND
+
+    @staticmethod
+    def _eject(call: Call) -> int:
+        return _NOT_REMOVABLE
+
+    @staticmethod
+    def _change_line(call: Call) -> int:
+        """AH=16h: a floppy may have been changed, a hard disk has no such line."""
+        return _CHANGED if call.dl < _HARD else _BAD_COMMAND
+
+    @staticmethod
+    def _set_hardware(call: Call) -> int:
+        """AH=4Eh: DMA or not, prefetch or not; all is as fast as it can be."""
+        return _OK if call.al in (1, 3, 4, 6) else _BAD_COMMAND
+
     def _status(self, call: Call) -> None:
         status = call.read_bda(_STATUS)
         call.ah = status
@@ -234,7 +267,7 @@ class Disks:
     def _transfer(self, call: Call, lba: int | None, count: int, gpa: int, how: str) -> int:
         disk = self.drives[call.dl]
         if lba is None or not count or lba + count > disk.sectors:
-            return _NOT_FOUND
+            return _BAD_COMMAND
         try:
             if how == "read":
                 call.memory.write_block(gpa, disk.read(lba, count), "device")
@@ -249,7 +282,8 @@ class Disks:
     def _transfer_chs(self, call: Call, how: str) -> int:
         count = call.al
         status = self._transfer(call, self._chs(call), count, call.linear("es", call.bx), how)
-        call.al = count if status == _OK else 0
+        if status not in (_OK, _BAD_COMMAND):
+            call.al = 0  # sectors transferred
         return status
 
     def _read(self, call: Call) -> int:
@@ -263,35 +297,38 @@ class Disks:
 
     def _parameters(self, call: Call) -> int:
         hard = call.dl >= _HARD
-        count = sum((number >= _HARD) == hard for number in self.drives)
-        if call.dl not in self.drives:
-            call.cx = call.dx = 0
-            return _BAD_COMMAND
         disk, shape = self._drive(call)
         last = shape.cylinders - 1
         call.ch, call.cl = last & 0xFF, shape.sectors | last >> 2 & 0xC0
-        call.dh, call.dl = shape.heads - 1, count
-        call.bl = 0 if hard else _FLOPPY_TYPES.get(disk.sectors, 4)
+        call.dh = shape.heads - 1
+        call.dl = sum((number >= _HARD) == hard for number in self.drives)
         call.al = 0
+        if hard:
+            call.bl = 0
+        else:
+            call.bx = _FLOPPY_TYPES.get(disk.sectors, 4)
+            call.set_segment("es", 0xF000)
+            call.di = DISKETTE
         return _OK
 
     def _type(self, call: Call) -> None:
-        call.carry(False)
-        if call.dl not in self.drives:
-            call.ax = 0
-        elif call.dl < _HARD:
+        """AH=15h: 1 a floppy, 3 a hard disk of CX:DX sectors; AH is no status, if CF is clear."""
+        call.write_bda(_STATUS, _OK)
+        if call.dl < _HARD:
             call.ah = 1
         else:
             sectors = self.drives[call.dl].sectors
             call.ah = 3
             call.cx, call.dx = sectors >> 16, sectors & 0xFFFF
+        call.carry(False)
 
     # --- Extensions -------------------------------------------------------------------------------
 
     def _extensions(self, call: Call) -> int | None:
         if call.bx != 0x55AA:
             return _BAD_COMMAND
-        call.bx, call.cx, call.ah = 0xAA55, 1, 0x21  # the fixed disk subset, EDD 1.1
+        call.write_bda(_STATUS, _OK)
+        call.bx, call.cx, call.ax = 0xAA55, 3, 0x2100  # access, locking and ejecting; EDD 1.1
         call.carry(False)
         return None
 

@@ -21,12 +21,20 @@ _CONTROLLER_DEPTH = 32
 
 # BIOS data area.
 _FLAGS = 0x17
+_HELD = 0x18  # keys held down: left Ctrl, left Alt, SysRq, -, Scroll Lock, Num Lock, Caps Lock, Ins
 _HEAD, _TAIL = 0x1A, 0x1C
 _RING_START, _RING_END = 0x80, 0x82
-_EXTENDED = 0x96  # bit 1: the last code was E0
+_EXTENDED = 0x96  # bits 0, 1: the last code was E1, E0; 2, 3: right Ctrl, right Alt; 4: 101 keys
 
 _RIGHT_SHIFT, _LEFT_SHIFT, _CTRL, _ALT = 1, 2, 4, 8
 _SCROLL, _NUM, _CAPS = 16, 32, 64
+_SYSRQ = 4
+_LAST_WAS_E1, _LAST_WAS_E0 = 1, 2
+_PAUSE = 0xE1
+_INSERT, _INSERT_STATE = 0x52, 0x80
+# Of a key that is held: its bit at 40:18, and of its grey twin at 40:96.
+_HELD_BITS = {0x1D: 1, 0x38: 2, 0x54: _SYSRQ, 0x46: 16, 0x45: 32, 0x3A: 64, _INSERT: 0x80}
+_GREY_BITS = {0x1D: 4, 0x38: 8}
 _MODIFIERS = {0x36: _RIGHT_SHIFT, 0x2A: _LEFT_SHIFT, 0x1D: _CTRL, 0x38: _ALT}
 _LOCKS = {0x46: _SCROLL, 0x45: _NUM, 0x3A: _CAPS}
 _RELEASED = 0x80
@@ -68,9 +76,13 @@ class Keyboard:
             0x02: self._shift_flags,
             0x03: self._accept,
             0x05: self._push,
+            0x09: self._capabilities,
+            0x0A: self._identity,
             0x10: self._get,
             0x11: self._peek,
-            0x12: self._shift_flags,
+            0x12: self._extended_flags,
+            0x92: self._has_extended,
+            0xA2: self._accept,
         }
 
     def interrupt(self, call: Call) -> None:
@@ -96,20 +108,46 @@ class Keyboard:
 
     def _scan_code(self, call: Call, code: int) -> None:
         flags = call.read_bda(_FLAGS)
-        extended = call.read_bda(_EXTENDED) & 2
-        call.write_bda(_EXTENDED, 2 if code == _PREFIX else 0)
-        key, released = code & 0x7F, code & _RELEASED
-        if code == _PREFIX or code >= 0xE1:
+        marks = call.read_bda(_EXTENDED)
+        extended, pausing = bool(marks & _LAST_WAS_E0), bool(marks & _LAST_WAS_E1)
+        key, released = code & 0x7F, bool(code & _RELEASED)
+        marks &= ~(_LAST_WAS_E0 | _LAST_WAS_E1)
+        if code == _PREFIX:
+            marks |= _LAST_WAS_E0
+        elif code == _PAUSE or (pausing and key == 0x1D):
+            marks |= _LAST_WAS_E1
+        call.write_bda(_EXTENDED, marks)
+        if code >= _PREFIX or pausing:  # Pause is E1 1D 45, and waits for nothing here
             return
+        self._note_held(call, key, extended, released)
         if key in _MODIFIERS and not (extended and key in (0x2A, 0x36)):
-            bit = _MODIFIERS[key]
-            call.write_bda(_FLAGS, flags & ~bit if released else flags | bit)
+            call.write_bda(_FLAGS, self._modified(call, flags, key, released))
         elif key in _LOCKS and not released:
             call.write_bda(_FLAGS, flags ^ _LOCKS[key])
         elif not released:
-            word = self._key(key, flags, bool(extended))
+            word = self._key(key, flags, extended)
+            if key == _INSERT and word & 0xFF in (0, _EXTENDED_CHAR):
+                call.write_bda(_FLAGS, flags ^ _INSERT_STATE)
             if word:
                 self._append(call, word)
+
+    @staticmethod
+    def _note_held(call: Call, key: int, extended: bool, released: bool) -> None:
+        """Keep 40:18 and 40:96, where each key that is held has its bit."""
+        grey = extended and key in _GREY_BITS
+        offset, bit = (_EXTENDED, _GREY_BITS[key]) if grey else (_HELD, _HELD_BITS.get(key, 0))
+        if bit:
+            held = call.read_bda(offset)
+            call.write_bda(offset, held & ~bit if released else held | bit)
+
+    @staticmethod
+    def _modified(call: Call, flags: int, key: int, released: bool) -> int:
+        """Return 40:17 after a Shift, Ctrl or Alt; the last two have twins that may be held."""
+        bit = _MODIFIERS[key]
+        twin = key in _GREY_BITS and (
+            call.read_bda(_HELD) & _HELD_BITS[key] or call.read_bda(_EXTENDED) & _GREY_BITS[key]
+        )
+        return flags & ~bit if released and not twin else flags | bit
 
     @staticmethod
     def _key(key: int, flags: int, extended: bool) -> int:
@@ -123,6 +161,8 @@ class Keyboard:
         char = _PLAIN.get(key)
         if char is None:
             return 0
+        if extended and char in "\r/" and not flags & (_ALT | _CTRL):
+            return _EXTENDED_CHAR << 8 | ord(char)
         if flags & _ALT:
             return key << 8
         if flags & _CTRL:
@@ -176,11 +216,37 @@ class Keyboard:
 
     @staticmethod
     def _plain(call: Call, word: int) -> int:
-        """Functions 00h and 01h know no extended keys: their character is 0."""
-        return word & 0xFF00 if call.ah < 0x10 and word & 0xFF == _EXTENDED_CHAR else word
+        """Functions 00h and 01h know no extended keys: their character is 0, the grey Enter and /
+        are the others."""
+        if word & 0xFF == 0xF0 and word >> 8:  # a combination that old programs would not know
+            word &= 0xFF00
+        if call.ah >= 0x10:
+            return word
+        if word >> 8 == _EXTENDED_CHAR:
+            return {0x0D: 0x1C0D, 0x0A: 0x1C0A, 0x2F: 0x352F}.get(word & 0xFF, word & 0xFF)
+        return word & 0xFF00 if word & 0xFF == _EXTENDED_CHAR else word
 
     def _shift_flags(self, call: Call) -> None:
         call.al = call.read_bda(_FLAGS)
+
+    def _extended_flags(self, call: Call) -> None:
+        """AH=12h: AL as AH=02h; AH has what is held down: SysRq, the locks, Alt and Ctrl on either
+        side."""
+        held, grey = call.read_bda(_HELD), call.read_bda(_EXTENDED)
+        call.al = call.read_bda(_FLAGS)
+        call.ah = held & 0x73 | (held & _SYSRQ) << 5 | grey & 0x0C
+
+    def _capabilities(self, call: Call) -> None:
+        """AH=09h: functions 0Ah, and 10h to 12h are there."""
+        call.al = 0x30
+
+    def _identity(self, call: Call) -> None:
+        """AH=0Ah: an MF2 keyboard behind a translating controller."""
+        call.bx = 0x41AB
+
+    def _has_extended(self, call: Call) -> None:
+        """AH=92h: functions 10h to 12h are there (AH below 80h says no)."""
+        call.ah = 0x80
 
     def _push(self, call: Call) -> None:
         call.al = 0 if self._append(call, call.cx) else 1

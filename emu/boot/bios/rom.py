@@ -8,7 +8,9 @@ OUT to that port from anywhere else is none of its business. Every OUT starts a 
 
     0xf0000  header: what this is, for a person with a hex editor
     0xf0100  stubs, 64 bytes each, in order of vector
-    0xf2000  free for tables of the board (`Bios(tables)`), to 0xfdfff
+    0xf2000  free for tables of the board (`Bios(tables)`), to 0xfbdff
+    0xfbe00  fonts
+    0xfe000  IBM's fixed entry points and tables (`emu.boot.bios.compat`)
     0xffff0  reset entry, BIOS date, model byte
 
 A service stub carries the service's CF and ZF over to the FLAGS that IRET will restore. Two more
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from emu.boot.bios.compat import fixed_places
 from emu.errors import UsageError
 
 __all__ = [
@@ -38,7 +41,7 @@ __all__ = [
 SERVICE_PORT = 0xEA
 ROM_BASE = 0xF0000
 ROM_SIZE = 0x10000
-TABLES = range(0xF2000, 0xFE000)
+TABLES = range(0xF2000, 0xFBE00)
 VECTORS = range(0x78)
 POST = 0x78  # no vector: the stub behind the reset entry, power-on self-test
 _STUBS = 0x100
@@ -78,6 +81,8 @@ _SERVICE = bytes.fromhex(
 _EOI_MASTER = bytes.fromhex("50 b020 e620 58")  # push ax; mov al, 20h; out 20h, al; pop ax
 _EOI_BOTH = bytes.fromhex("50 b020 e6a0 e620 58")
 _IRET = b"\xcf"
+# IRQ 8: the service reads register C, and sets SF for an alarm: jns over; int 4ah
+_ALARM = bytes.fromhex("7902 cd4a")
 _TIMER_TICK = bytes.fromhex("cd1c")  # int 1ch
 # Behind the OUT only where the CMOS has said so: xor ax, ax; mov ds, ax; jmp far [0467h]
 _POST = _OUT_SERVICE + bytes.fromhex("31c0 8ed8 ff2e6704")
@@ -102,9 +107,11 @@ def _stub(vector: int) -> bytes:
         return _OUT_SERVICE + _EOI_MASTER + _IRET
     if vector in range(0x08, 0x10):
         return _EOI_MASTER + _IRET
+    if vector == HARDWARE_VECTORS[8]:
+        return _OUT_SERVICE + _ALARM + _EOI_BOTH + _IRET
     if vector in range(0x70, 0x78):
         return _EOI_BOTH + _IRET
-    if vector == 0x1C:
+    if vector in (0x1C, 0x4A):  # a tick, an alarm: for programs to take
         return _IRET
     if vector in (0x18, 0x19):
         return _BOOTSTRAP
@@ -124,9 +131,12 @@ def build_rom(tables: Mapping[int, bytes] | None = None) -> bytes:
         offset = stub_offset(vector)
         rom[offset : offset + len(stub)] = stub
     rom[stub_offset(POST) : stub_offset(POST) + len(_POST)] = _POST
+    for offset, data in fixed_places(stub_offset, stub_offset(POST)).items():
+        rom[offset : offset + len(data)] = data
     for gpa, data in (tables or {}).items():
         if gpa not in TABLES or gpa + len(data) > TABLES.stop:
-            raise UsageError(f"a firmware table at {gpa:#x} lies outside {TABLES.start:#x}-0xfdfff")
+            place = f"{TABLES.start:#x}-{TABLES.stop - 1:#x}"
+            raise UsageError(f"a firmware table at {gpa:#x} lies outside {place}")
         rom[gpa - ROM_BASE : gpa - ROM_BASE + len(data)] = data
     start = stub_offset(POST)
     rom[_RESET : _RESET + 5] = b"\xea" + start.to_bytes(2, "little") + b"\x00\xf0"  # ljmp f000:stub

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""INT 11h, 12h, 14h, 15h and 1Ah: what there is, how much memory, the serial port, the time."""
+"""INT 11h, 12h and 15h: what there is, how much memory, waiting."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Sequence
 
 from emu.boot.bios.call import Call
+from emu.boot.bios.compat import CONFIGURATION
 from emu.boot.layout import memory_map, upper_kib
 from emu.savable import Savable, State
 
@@ -15,24 +16,22 @@ __all__ = ["System"]
 _SMAP = 0x534D4150
 _MIB16 = 16 << 10  # KiB
 _UNSUPPORTED = 0x86
-_COM1 = 0x3F8
-_LINE_STATUS = 5
-_CMOS_INDEX, _CMOS_DATA = 0x70, 0x71
-_CMOS_CENTURY = 0x32
 _MAX_MOVE = 0x8000  # words
 
 # BIOS data area.
 _EQUIPMENT = 0x10
 _MEMORY_KIB = 0x13
-_TICKS = 0x6C
-_MIDNIGHT = 0x70
-_TICKS_A_DAY = 0x1800B0
+_EBDA = 0x0E
+_EVENT_FLAG = 0x98  # segment:offset of the byte to set
+_EVENT_TIME = 0x9C  # microseconds until then
+_EVENT_WAITS = 0xA0
+_TICK_US = 54_925
 
 Service = Callable[[Call], bool | None]
 
 
 class System(Savable):
-    """The services of INT 11h, 12h, 14h, 15h and 1Ah."""
+    """The services of INT 11h, 12h and 15h."""
 
     def __init__(self, reserved: Sequence[tuple[int, int, int]] = ()) -> None:
         """`reserved` as in `BootRequest`: RAM that is not the kernel's."""
@@ -40,22 +39,17 @@ class System(Savable):
         self._until: int | None = None
         self.services15: dict[int, Service] = {
             0x24: self._a20,
+            0x4F: self._pass_key,
+            0x52: self._eject,
+            0x83: self._event,
             0x86: self._wait,
             0x87: self._move,
             0x88: self._extended_kib,
+            0x90: self._busy,
+            0x91: self._busy,
+            0xC0: self._configuration,
+            0xC1: self._extended_data_area,
             0xE8: self._memory,
-        }
-        self.services1a: dict[int, Service] = {
-            0x00: self._get_ticks,
-            0x01: self._set_ticks,
-            0x02: self._get_time,
-            0x04: self._get_date,
-        }
-        self.services14: dict[int, Service] = {
-            0x00: self._serial_status,
-            0x01: self._serial_send,
-            0x02: self._serial_receive,
-            0x03: self._serial_status,
         }
 
     def save(self) -> State:
@@ -75,12 +69,15 @@ class System(Savable):
         call.ax = call.read_bda(_MEMORY_KIB, 2)
 
     def tick(self, call: Call) -> None:
-        """IRQ 0: count it."""
-        ticks = call.read_bda(_TICKS, 4) + 1
-        if ticks >= _TICKS_A_DAY:
-            ticks = 0
-            call.write_bda(_MIDNIGHT, 1)
-        call.write_bda(_TICKS, ticks, 4)
+        """IRQ 0: let the time of AH=83h pass."""
+        if not call.read_bda(_EVENT_WAITS) & 1:
+            return
+        left = call.read_bda(_EVENT_TIME, 4) - _TICK_US
+        call.write_bda(_EVENT_TIME, max(left, 0), 4)
+        if left <= 0:
+            call.write_bda(_EVENT_WAITS, 0)
+            flag = (call.read_bda(_EVENT_FLAG + 2, 2) << 4) + call.read_bda(_EVENT_FLAG, 2)
+            call.memory.write(flag, 1, call.memory.read(flag, 1) | 0x80, "device")
 
     # --- INT 15h ----------------------------------------------------------------------------------
 
@@ -95,6 +92,41 @@ class System(Savable):
         call.ah = 0
         call.carry(False)
         return True
+
+    def _pass_key(self, call: Call) -> None:
+        """AH=4Fh: the key is taken as it is, which CF set says."""
+        call.carry(True)
+
+    def _eject(self, call: Call) -> None:
+        """AH=52h: nobody minds that a disk is taken out."""
+        call.ah = 0
+        call.carry(False)
+
+    def _busy(self, call: Call) -> None:
+        """AH=90h and 91h: a device is waited for, or ready. For multitasking systems to take."""
+
+    def _event(self, call: Call) -> bool:
+        """AH=83h: set bit 7 of the byte at ES:BX in CX:DX microseconds (AL=0), or do not (AL=1)."""
+        if call.al > 1 or (call.al == 0 and call.read_bda(_EVENT_WAITS) & 1):
+            return False
+        call.write_bda(_EVENT_WAITS, 1 - call.al)
+        if call.al == 0:
+            call.write_bda(_EVENT_FLAG, call.bx, 2)
+            call.write_bda(_EVENT_FLAG + 2, call.regs.es.selector, 2)
+            call.write_bda(_EVENT_TIME, call.cx << 16 | call.dx, 4)
+        call.carry(False)
+        return True
+
+    def _configuration(self, call: Call) -> None:
+        """AH=C0h: ES:BX is the table at F000:E6F5."""
+        call.set_segment("es", 0xF000)
+        call.bx, call.ah = CONFIGURATION, 0
+        call.carry(False)
+
+    def _extended_data_area(self, call: Call) -> None:
+        """AH=C1h: ES is its segment."""
+        call.set_segment("es", call.read_bda(_EBDA, 2))
+        call.carry(False)
 
     def _wait(self, call: Call) -> None:
         """CX:DX microseconds of virtual time; the stub comes back until they are over."""
@@ -163,52 +195,3 @@ class System(Savable):
         call.regs.rbx = index + 1 if index + 1 < len(ranges) else 0
         call.carry(False)
         return True
-
-    # --- INT 1Ah ----------------------------------------------------------------------------------
-
-    def _get_ticks(self, call: Call) -> None:
-        ticks = call.read_bda(_TICKS, 4)
-        call.cx, call.dx = ticks >> 16, ticks & 0xFFFF
-        call.al = call.read_bda(_MIDNIGHT)
-        call.ah = 0
-        call.write_bda(_MIDNIGHT, 0)
-        call.carry(False)
-
-    def _set_ticks(self, call: Call) -> None:
-        call.write_bda(_TICKS, call.cx << 16 | call.dx, 4)
-        call.write_bda(_MIDNIGHT, 0)
-        call.ah = 0
-        call.carry(False)
-
-    @staticmethod
-    def _cmos(call: Call, index: int) -> int:
-        call.host.ports.write(_CMOS_INDEX, 1, index)
-        return call.host.ports.read(_CMOS_DATA, 1)
-
-    def _get_time(self, call: Call) -> None:
-        call.dh, call.cl, call.ch = (self._cmos(call, index) for index in (0, 2, 4))
-        call.dl = 0
-        call.carry(False)
-
-    def _get_date(self, call: Call) -> None:
-        call.dl, call.dh, call.cl = (self._cmos(call, index) for index in (7, 8, 9))
-        call.ch = self._cmos(call, _CMOS_CENTURY)
-        call.carry(False)
-
-    # --- INT 14h ----------------------------------------------------------------------------------
-
-    def _serial_status(self, call: Call) -> None:
-        call.ah = call.host.ports.read(_COM1 + _LINE_STATUS, 1)
-        call.al = call.host.ports.read(_COM1 + 6, 1)
-
-    def _serial_send(self, call: Call) -> None:
-        call.host.ports.write(_COM1, 1, call.al)
-        call.ah = call.host.ports.read(_COM1 + _LINE_STATUS, 1)
-
-    def _serial_receive(self, call: Call) -> None:
-        status = call.host.ports.read(_COM1 + _LINE_STATUS, 1)
-        if not status & 1:
-            call.ah = 0x80  # timed out
-            return
-        call.al = call.host.ports.read(_COM1, 1)
-        call.ah = status & 0x1E

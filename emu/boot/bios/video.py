@@ -7,13 +7,17 @@ stands in the BIOS data area; that of the active page is also the one that the C
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 from emu.boot.bios.call import Call
+from emu.boot.bios.compat import FONT_8_LOW, FONTS, VIDEO_FUNCTIONS
 
 __all__ = ["Video"]
 
 _VGA = 0xB8000
+_ROM = 0xF000
+_NO_CHARACTERS = 0xE08F  # a zero byte: no character of a font differs in 9x14 or 9x16
 _PAGE = 0x1000
 _PAGES = 8
 _COLUMNS = 80
@@ -40,6 +44,7 @@ class Video:
             0x01: self._set_shape,
             0x02: self._set_cursor,
             0x03: self._get_cursor,
+            0x04: self._light_pen,
             0x05: self._select_page,
             0x06: self._scroll,
             0x07: self._scroll,
@@ -54,6 +59,7 @@ class Video:
             0x12: self._alternate_select,
             0x13: self._write_string,
             0x1A: self._display_code,
+            0x1B: self._state_information,
         }
 
     def _accept(self, call: Call) -> None:
@@ -97,21 +103,58 @@ class Video:
         call.ah, call.al = _COLUMNS, call.read_bda(_MODE)
         call.bh = call.read_bda(_ACTIVE_PAGE)
 
+    def _light_pen(self, call: Call) -> None:
+        call.ah = 0  # there is none
+
     def _font(self, call: Call) -> bool:
+        """AH=11h: AL=30h tells where the fonts are; what loads fonts changes nothing here."""
         if call.al != 0x30:
-            return call.al & 0x0F in (1, 2, 3, 4)
+            loads: int = call.al & 0x0F
+            return loads <= 4
         call.cx, call.dl = 16, _ROWS - 1
+        if call.bh < 2:  # what INT 1Fh and INT 43h point to
+            vector = 4 * (0x1F, 0x43)[call.bh]
+            offset, segment = call.memory.read(vector, 2), call.memory.read(vector + 2, 2)
+        else:
+            heights = {2: FONTS[14], 3: FONT_8_LOW, 4: FONTS[8], 6: FONTS[16]}
+            offset, segment = heights.get(call.bh, _NO_CHARACTERS), _ROM
+        call.bp = offset
+        call.set_segment("es", segment)
         return True
 
     def _alternate_select(self, call: Call) -> bool:
-        if call.bl != 0x10:
+        """AH=12h: BL=10h asks for the memory; the others switch what is fixed here."""
+        if call.bl == 0x10:
+            call.bh, call.bl, call.cx = 0, 3, 9  # colour, 256 KiB, switches as of an EGA
+        elif call.bl in range(0x30, 0x37):
+            call.al = 0x12
+        elif call.bl != 0x20:
             return False
-        call.bh, call.bl, call.cx = 0, 3, 0
         return True
 
-    def _display_code(self, call: Call) -> None:
+    def _display_code(self, call: Call) -> bool:
+        """AH=1Ah: a VGA with a colour screen, whatever AL=01h sets."""
+        if call.al > 1:
+            return False
         if call.al == 0:
-            call.al, call.bx = 0x1A, 0x0008  # a VGA with a colour screen
+            call.bx = 0x0008
+        call.al = 0x1A
+        return True
+
+    def _state_information(self, call: Call) -> bool:
+        """AH=1Bh: 64 bytes at ES:DI (RBIL table 00043)."""
+        if call.bx:
+            return False
+        state = bytearray(64)
+        struct.pack_into("<HH", state, 0, VIDEO_FUNCTIONS, _ROM)
+        state[4:34] = bytes(call.read_bda(_MODE + i) for i in range(30))
+        state[34:37] = bytes((_ROWS, 16, 0))
+        state[37] = 8  # display combination code
+        struct.pack_into("<HBB", state, 39, 16, _PAGES, 2)  # colours, pages, 400 scan lines
+        state[49] = 3  # 256 KiB
+        call.memory.write_block(call.linear("es", call.di), bytes(state), "device")
+        call.al = 0x1B
+        return True
 
     # --- Cells ------------------------------------------------------------------------------------
 

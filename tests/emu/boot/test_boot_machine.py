@@ -41,7 +41,7 @@ def test_a_service_returns_to_its_caller_with_registers_and_flags(machine):
         "7549"  # jne fail
         "f9 b80224 cd15"  # stc; mov ax, 2402h; int 15h
         "7241"  # jc fail
-        "b800c0 cd15"  # mov ax, 0c000h (not served); int 15h
+        "b80080 cd15"  # mov ax, 8000h (not served); int 15h
         "733a"  # jnc fail
         "81fc007c"  # cmp sp, 7c00h
         "7534"  # jne fail
