@@ -59,6 +59,7 @@ _TASK_GATE = 5
 _GATE_TYPES = frozenset({5, 6, 7, 14, 15})
 _GATE_TYPES_64 = frozenset({14, 15})
 _TSS_TYPES_32 = frozenset({9, 11})
+_IRET_FLAGS = 0x25_4DD5  # ID AC RF NT OF DF TF SF ZF AF PF CF
 _FRAME_FLAGS = EFLAGS_TF | EFLAGS_NT | EFLAGS_RF | EFLAGS_VM
 
 
@@ -225,7 +226,7 @@ class Delivery:
             if old_flags & EFLAGS_VM and code.dpl != 0:
                 raise Fault(Vector.GP, gate.selector & 0xFFFC | ext)
             cpl = code.dpl
-            pointer, stack_segment = self._inner_stack(cpl, ext)
+            pointer, stack_segment = self.inner_stack(cpl, ext)
             mask = 0xFFFF_FFFF if stack_segment.flags & DESC_B else 0xFFFF
             stack = Stack(linear, stack_segment.base, pointer, mask, width, ext)
             above = [regs.segment_selector(SS), regs.rsp]
@@ -321,8 +322,15 @@ class Delivery:
             address &= 0xFFFF_FFFF
         return _decode_descriptor(selector, self._linear.read(address, 8), address)
 
-    def _inner_stack(self, cpl: int, ext: int) -> tuple[int, Descriptor]:
-        """Return stack pointer and segment for level `cpl` from the TSS (SDM 3A 6.12.1)."""
+    def access(self, found: Descriptor) -> None:
+        """Set the accessed bit of a descriptor that is loaded (SDM 3A 3.4.5.1); raises Fault."""
+        if not found.flags & DESC_A:
+            self._linear.stage(found.address + 4, 4, found.flags | DESC_A)
+            self._linear.commit()
+
+    def inner_stack(self, cpl: int, ext: int) -> tuple[int, Descriptor]:
+        """Return stack pointer and segment for level `cpl` from the TSS (SDM 3A 6.12.1); raises
+        Fault. Its accessed bit is staged."""
         tr = self._regs.tr
         wide = tr.attributes & 0xF in _TSS_TYPES_32
         width = 4 if wide else 2
@@ -342,6 +350,25 @@ class Delivery:
         if not stack.flags & DESC_A:
             self._linear.stage(stack.address + 4, 4, stack.flags | DESC_A)
         return pointer, stack
+
+    def return_to_cpl_3(self, rip: int, selector: int, flags: int) -> None:
+        """Do what an IRETD at CPL 3 does but for the stack pointer (SDM 2A); raises Fault."""
+        regs = self._regs
+        if not selector & 0xFFFC:
+            raise Fault(Vector.GP)
+        code = self.descriptor(selector, Vector.GP, 0)
+        conforming = code.flags & DESC_C
+        is_code = code.flags & (DESC_S | DESC_CODE) == DESC_S | DESC_CODE
+        if not is_code or selector & 3 != 3 or not (conforming or code.dpl == 3):
+            raise Fault(Vector.GP, selector & 0xFFFC)
+        if not code.flags & DESC_P:
+            raise Fault(Vector.NP, selector & 0xFFFC)
+        self.access(code)
+        regs.set_segment(CS, selector, code.base, code.limit, code.flags | DESC_A)
+        regs.rip = rip
+        old = regs.rflags
+        loaded = _IRET_FLAGS | (EFLAGS_IF if old >> 12 & 3 == 3 else 0)
+        regs.rflags = old & ~loaded | flags & loaded
 
     def _task_gate(self, event: Event, gate: _Gate, ext: int) -> None:
         from emu.cpu.task import switch_task

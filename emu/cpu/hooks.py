@@ -3,11 +3,13 @@
 
 IN, OUT, SYSCALL, SYSENTER, CPUID, RDTSC and RDTSCP are hooks of Unicorn's own; what it keeps to
 itself is taken over by emu.cpu.intercept. A hook must not raise, and it cannot leave the
-instruction; one that deserves a fault is taken back as a whole (`_abort`).
+instruction; one that deserves a fault is taken back as a whole (`Hooks.abort`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from emu.cpu import compiled, raw
@@ -32,7 +34,7 @@ _DEVICES = range(3 << 30, 4 << 30)
 TIMED_INSTRUCTION = 50
 """CPUID, RDTSC, RDMSR, WRMSR and MOV to CR0 and CR4 take long too, as where a hypervisor looks at
 them. Guests wait in loops around RDTSC, and each turn costs us as much as a thousand others."""
-# Of env, what an instruction outside CPL 0 may change without a hook: up to the error code.
+# Of env, what an instruction that is taken back may change: up to the error code.
 _ABORT_BYTES = H.ERROR_CODE_D * 4
 
 
@@ -50,7 +52,7 @@ class Hooks:
         self._slice = cpu.slice
         self._state = cpu.state_block
         self._steady: dict[int, frozenset[int]] = {}  # by page
-        self._aborted: tuple[Event, bytes] | None = None
+        self._aborted: tuple[Callable[[], None], bytes] | None = None
         self.is_aborting = False
         """Whether the instruction under way is being taken back."""
 
@@ -150,18 +152,19 @@ class Hooks:
             self._linear.begin()
             check_io_permission(self._regs, self._linear, port & 0xFFFF, size)
         except Fault as fault:
-            self._abort(Event(fault.vector, error_code=fault.error_code, cr2=fault.cr2))
+            event = Event(fault.vector, error_code=fault.error_code, cr2=fault.cr2)
+            self.abort(partial(self._cpu.events.deliver, event))
             return False
         return True
 
-    def _abort(self, event: Event) -> None:
-        """Take back the instruction whose hook is running, and deliver `event` in its stead.
+    def abort(self, action: Callable[[], None]) -> None:
+        """Take back the instruction whose hook is running, and do `action` in its stead.
 
         A hook cannot leave in mid-instruction. So the processor's state is kept; what the engine
         still executes of the translated block changes registers only, since the TLB is emptied
         and no fill succeeds; and at the first boundary or fill the state is put back.
         """
-        self._aborted = event, bytes(self._hidden.b[:_ABORT_BYTES])
+        self._aborted = action, bytes(self._hidden.b[:_ABORT_BYTES])
         self.is_aborting = True
         self._cpu.flush_tlb()
         self._cpu.fills.leave_all_to_python()
@@ -170,16 +173,19 @@ class Hooks:
         hidden.icount_high[0] = -1  # in mid-instruction, too: nothing of it will stay
 
     def finish_abort(self) -> None:
-        """Do the second half of `_abort`, from the interrupt hook."""
+        """Do the second half of `abort`, from the interrupt hook."""
         self._cpu.pins.withdraw(H.INTERRUPT_SMI)
         aborted, self._aborted = self._aborted, None
         self.is_aborting = False
         if aborted is not None:
-            event, state = aborted
+            action, state = aborted
             self._hidden.b[:_ABORT_BYTES] = state
             self._cpu.flush_tlb()
             self._cpu.mmu.flushed(self._cpu.index)
-            self._cpu.events.deliver(event)
+            if self._cpu.step.is_active:
+                self._cpu.step.end(-1)
+                self._cpu.debug.after_step(completed=False, is_over=False)
+            action()
 
     def _syscall(self, _uc: int, _data: int) -> None:
         try:

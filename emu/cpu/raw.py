@@ -39,6 +39,7 @@ MXCSR: int = _x86.UC_X86_REG_MXCSR
 _MSR: int = _x86.UC_X86_REG_MSR
 
 PROT_ALL: int = _uc.UC_PROT_ALL
+PROT_EXEC: int = _uc.UC_PROT_EXEC
 ERR_OK: int = _uc.UC_ERR_OK
 ERR_EXCEPTION: int = _uc.UC_ERR_EXCEPTION
 HOOK_INTR: int = _uc.UC_HOOK_INTR
@@ -46,6 +47,7 @@ HOOK_INSN: int = _uc.UC_HOOK_INSN
 HOOK_TLB_FILL: int = _uc.UC_HOOK_TLB_FILL
 HOOK_BLOCK: int = _uc.UC_HOOK_BLOCK
 HOOK_CODE: int = _uc.UC_HOOK_CODE
+HOOK_EDGE_GENERATED: int = _uc.UC_HOOK_EDGE_GENERATED
 HOOK_INSN_INVALID: int = _uc.UC_HOOK_INSN_INVALID
 INSN_IN: int = _x86.UC_X86_INS_IN
 INSN_OUT: int = _x86.UC_X86_INS_OUT
@@ -64,6 +66,7 @@ _u32, _u64, _ptr = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
 FILL_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, _u64, _u64, _u32, _u64)
 CODE_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64, _u32, _u64)
 INTR_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u32, _u64)
+EDGE_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64, _u64, _u64)
 INVALID_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, _u64, _u64)
 IN_CALLBACK = ctypes.CFUNCTYPE(_u32, _u64, _u32, ctypes.c_int, _u64)
 OUT_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u32, ctypes.c_int, _u32, _u64)
@@ -269,6 +272,37 @@ def msr_write(handle: int, index: int, value: int) -> None:
 def tlb_entry(address: int) -> memoryview:
     """Return a `uc_tlb_entry` as two 64-bit words: physical address, permissions."""
     return memoryview((ctypes.c_uint64 * 2).from_address(address)).cast("B").cast("Q")
+
+
+class TranslatedBlocks:
+    """Reads `uc_tb`, which a hook for translated blocks gets: 0.3 us."""
+
+    def __init__(self) -> None:
+        """Remember views by address: Unicorn has them in very few places."""
+        self._views: dict[int, memoryview] = {}
+
+    def __call__(self, address: int) -> tuple[int, int]:
+        """Return the linear address of a block of code, and its size in bytes."""
+        words = self._views.get(address)
+        if words is None:
+            words = self._views[address] = tlb_entry(address)  # two words, too
+        return words[0], words[1] >> 16 & 0xFFFF
+
+
+class CodeReader:
+    """Reads the code of one engine by its TLB, which nobody is asked about: 1 us."""
+
+    def __init__(self, handle: int) -> None:
+        """Read what the engine `handle` has just translated."""
+        self._box = (ctypes.c_uint8 * 0x1_0000)()
+        self._handle = _ptr(handle)
+        self._read = _short("uc_vmem_read")
+
+    def __call__(self, address: int, size: int) -> bytes:
+        """Return the bytes of a block of code; none if they are not there any more."""
+        length = ctypes.c_size_t(size)
+        status = self._read(self._handle, _u64(address), PROT_EXEC, self._box, length)
+        return ctypes.string_at(self._box, size) if status == ERR_OK else b""
 
 
 class TlbFlusher:

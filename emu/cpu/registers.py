@@ -27,6 +27,7 @@ DESC_CODE = 1 << 11
 DESC_S = 1 << 12
 DESC_DPL_SHIFT = 13
 DESC_P = 1 << 15
+_TSS_BUSY = 1 << 9  # of a system segment
 DESC_L = 1 << 21
 DESC_B = 1 << 22
 DESC_G = 1 << 23
@@ -211,13 +212,18 @@ class Registers:
         return hflags
 
     def set_system_segment(self, number: int, value: Segment) -> None:
-        """Load LDTR (6) or TR (7)."""
+        """Load LDTR (6) or TR (7).
+
+        The engine keeps TR without its busy bit, as its LTR and task switches do: a call gate to
+        an inner level would abort the process where it is set.
+        """
         d = self._d
         at = H.SEGS_D + number * H.SEG_DWORDS
         d[at] = value.selector
         self._q[at + 2 >> 1] = value.base
         d[at + 4] = value.limit
-        d[at + 5] = attributes_to_flags(value.attributes)
+        flags = attributes_to_flags(value.attributes)
+        d[at + 5] = flags & ~_TSS_BUSY if number == TR else flags
 
     def segment_base(self, number: int) -> int:
         """Return the base of a segment register. 40 ns."""

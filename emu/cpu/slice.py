@@ -73,6 +73,7 @@ class Slice(Savable):
         self._budget = 0
         self._stop_at = -1  # the counter when a hook asked to stop
         self._code_is_stale = False
+        self._comes_back = False  # only to have code translated again
         self._errand: Callable[[], None] | None = None
 
     @property
@@ -199,6 +200,13 @@ class Slice(Savable):
         elif self.is_running:
             self.pause()
 
+    def translate_again(self) -> None:
+        """Have the block that was just translated, and all others, be translated again before one
+        is executed; no time passes. From a hook for translated blocks."""
+        self._code_is_stale = True
+        self._comes_back = True
+        raw.stop(self._handle)
+
     # --- Running --------------------------------------------------------------------------------
 
     def run(self, budget: int) -> tuple[bool, int]:
@@ -210,6 +218,8 @@ class Slice(Savable):
         try:
             while True:
                 over, error = self._enter()
+                if self._comes_back and error == raw.ERR_OK:
+                    over, self._comes_back = True, False
                 if self._errand is not None and error == raw.ERR_OK:
                     over = self._run_errand()
                 if not over or self.exit is not None or self.kicked:

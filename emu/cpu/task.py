@@ -14,6 +14,7 @@ from emu.cpu.faults import Event, Fault, Vector
 from emu.cpu.linear import LinearMemory
 from emu.cpu.registers import (
     CS,
+    DESC_A,
     DESC_B,
     DESC_C,
     DESC_CODE,
@@ -201,7 +202,8 @@ def _load_code(regs: Registers, tables: Delivery, selector: int, ext: int) -> No
         raise Fault(Vector.TS, error)
     if not found.flags & DESC_P:
         raise Fault(Vector.NP, error)
-    regs.set_segment(CS, selector, found.base, found.limit, found.flags)
+    tables.access(found)
+    regs.set_segment(CS, selector, found.base, found.limit, found.flags | DESC_A)
 
 
 def _load_stack(regs: Registers, tables: Delivery, selector: int, cpl: int, ext: int) -> None:
@@ -214,7 +216,8 @@ def _load_stack(regs: Registers, tables: Delivery, selector: int, cpl: int, ext:
         raise Fault(Vector.TS, error)
     if not found.flags & DESC_P:
         raise Fault(Vector.SS, error)
-    regs.set_segment(SS, selector, found.base, found.limit, found.flags)
+    tables.access(found)
+    regs.set_segment(SS, selector, found.base, found.limit, found.flags | DESC_A)
 
 
 def _load_data(
@@ -231,7 +234,8 @@ def _load_data(
         raise Fault(Vector.TS, error)
     if not found.flags & DESC_P:
         raise Fault(Vector.NP, error)
-    regs.set_segment(number, selector, found.base, found.limit, found.flags)
+    tables.access(found)
+    regs.set_segment(number, selector, found.base, found.limit, found.flags | DESC_A)
 
 
 def _push_error_code(

@@ -47,6 +47,7 @@ from emu.cpu.pins import InterruptController, Pins
 from emu.cpu.record import Record
 from emu.cpu.registers import EFLAGS_IF, EFLAGS_TF, Registers
 from emu.cpu.reset import KEPT_BY_INIT, reset_fpu, set_registers, state_after_init
+from emu.cpu.sites import Sites
 from emu.cpu.slice import Exit, Slice
 from emu.cpu.step import Step
 from emu.cpu.undefined import Undefined
@@ -149,6 +150,7 @@ class Vcpu(Savable):
         self.intercepts = Intercepts(self)
         self.undefined = Undefined(self, seed)
         self.events = Events(self)
+        self.sites = Sites(self, engine.handle)
         # What others call, without a detour.
         self.set_intr, self.nmi = self.pins.set_intr, self.pins.nmi
         self.progress, self.limit = self.slice.progress, self.slice.limit

@@ -17,6 +17,7 @@ from .delivery_double import (
     CONFORMING,
     DATA0,
     DATA3,
+    GDT,
     HANDLER,
     IDT,
     LONG0,
@@ -367,6 +368,22 @@ def test_task_gate_switches_and_nests() -> None:
     assert cpu.memory.read(TSS + 0x34, 4) == 0x77
     assert cpu.memory.read(TSS + 0x4C, 2) == CODE3
     assert cpu.memory.read(0x1000 + 0x48 + 5, 1) == 0x8B  # busy
+
+
+def test_a_task_switch_sets_accessed_bits() -> None:
+    """SDM 3A 3.4.5.1: whenever a segment register is loaded."""
+    cpu = Processor("protected")
+    new_task(cpu)
+    entries = [GDT + (selector & 0xF8) + 5 for selector in (CODE3, DATA3, DATA0)]
+    selectors = struct.pack("<6I", DATA0, CODE3, DATA3, DATA3, 0, 0)
+    cpu.put(0x6000 + 0x48, selectors)
+    for at in entries:
+        cpu.put(at, bytes((cpu.memory.read(at, 1) & ~1,)))
+    cpu.put(entries[2], b"\xf2")  # ES, for CPL 3
+    cpu.delivery.deliver(Event(8, error_code=0))
+    assert cpu.regs.cpl == 3
+    assert [cpu.memory.read(at, 1) & 1 for at in entries] == [1, 1, 1]
+    assert cpu.regs.cs.attributes & 1
 
 
 def test_task_switch_disables_local_breakpoints_and_says_so() -> None:
