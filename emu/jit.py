@@ -93,18 +93,20 @@ def _sources() -> list[ModuleType]:
     from emu.cpu import compiled as of_the_vcpu
     from emu.cpu import compiled_devices as of_devices
     from emu.cpu import compiled_events as of_events
+    from emu.cpu import compiled_sites as of_sites
     from mmu.shadow.fast import walk as of_the_mmu
 
-    return [of_the_mmu, of_the_vcpu, of_events, of_devices, sys.modules[__name__]]
+    return [of_the_mmu, of_the_vcpu, of_events, of_devices, of_sites, sys.modules[__name__]]
 
 
 def _functions() -> list[Callable[..., Any]]:
     """Return what is compiled besides the entry points, each after those that it calls."""
-    mmu, vcpu, events, *_ = _sources()
+    mmu, vcpu, events, _, sites, _ = _sources()
     names = (
         (mmu, mmu.FUNCTIONS),
         (vcpu, ("reach", "is_plain", "refuse")),
         (events, ("get_flags", "set_flags", "note", "deliver", "take", "enter")),
+        (sites, ("is_accessed", "is_usual")),
     )
     return [getattr(module, name) for module, functions in names for name in functions]
 
@@ -162,6 +164,7 @@ def _compile(llvm: Any) -> bytes:
         "interrupt": types.void(word, kind, word),
         "syscall": types.void(word, word),
         "read_device": types.int64(word, word, kind, word),
+        "look_at_site": types.void(word, word, kind, word),
     }
     names = dict(_primitives())
     bare: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -252,6 +255,10 @@ def _primitives() -> dict[str, Any]:
         return call(ir.IntType(32), word, ir.IntType(32), word)
 
     @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+    def call_site(_t: Any, _f: Any, _uc: Any, _address: Any, _size: Any, _d: Any) -> Any:
+        return call(ir.IntType(32), word, word, ir.IntType(32), word)
+
+    @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
     def call_syscall(_t: Any, _function: Any, _uc: Any, _d: Any) -> Any:
         return call(ir.IntType(32), word, word)
 
@@ -270,6 +277,7 @@ def _primitives() -> dict[str, Any]:
         "call_read": call_read,
         "call_stop": call_stop,
         "call_interrupt": call_interrupt,
+        "call_site": call_site,
         "call_syscall": call_syscall,
         "call_read_register": call_read_register,
     }

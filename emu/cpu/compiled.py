@@ -54,7 +54,8 @@ BASE = RING + RING_ENTRIES * RING_ENTRY  # instructions executed when COUNTER wa
 PKRU = BASE + 8  # as the MMU was last told; KEYS_OFF if they are
 STALLED = PKRU + 8  # how much of all instructions so far is time in which the vCPU waited
 PYTHON_READ = STALLED + 8  # the hook that reads devices
-STEADY = PYTHON_READ + 8  # what was read of devices' steady registers: gpa << 4 | size, value
+PYTHON_SITE = PYTHON_READ + 8  # the code hook of sites
+STEADY = PYTHON_SITE + 8  # what was read of devices' steady registers: gpa << 4 | size, value
 STEADY_ENTRIES = 8
 STEADY_ENTRY = 16
 STATE_BYTES = STEADY + STEADY_ENTRIES * STEADY_ENTRY
@@ -83,6 +84,7 @@ class CompiledCode(NamedTuple):
     interrupt: int
     syscall: int
     read_device: int
+    look_at_site: int
 
 
 def call_fill(function: int, uc: int, gva: int, kind: int, entry: int, state: int) -> int:

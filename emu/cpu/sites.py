@@ -17,16 +17,19 @@ as fast as it was. What must not be executed is taken back (`Hooks.abort`).
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from emu.cpu import hidden as H
 from emu.cpu import raw
+from emu.cpu.compiled import PYTHON_SITE, CompiledCode, StateBlock
 from emu.cpu.decode import length_of_prefixes, memory_operand_address
 from emu.cpu.delivery import Descriptor, check_io_permission
 from emu.cpu.faults import Event, Fault, Vector
 from emu.cpu.registers import (
+    DESC_A,
     DESC_C,
     DESC_CODE,
     DESC_P,
@@ -38,7 +41,7 @@ from emu.cpu.registers import (
     EFLAGS_VM,
     SS,
 )
-from mmu.arch import ACCESS_AC, ACCESS_READ, ACCESS_USER
+from mmu.arch import ACCESS_AC, ACCESS_IMPLICIT, ACCESS_READ, ACCESS_USER
 
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
@@ -57,6 +60,8 @@ _REP = frozenset(b"\xf2\xf3")
 _CALL_GATES = frozenset({4, 12})
 _CR4_LA57 = 1 << 12
 _EFER_SCE = 1 << 0
+_HALF = 1 << 47  # of the addresses that are canonical under 4-level paging
+_FRAME = struct.Struct("<5Q")
 
 
 class Sites:
@@ -73,13 +78,18 @@ class Sites:
         self._blocks = raw.TranslatedBlocks()
         self._read = raw.CodeReader(handle)
         self._hooks: dict[int, int] = {}  # linear address -> hook
-        self._before_callback = raw.CODE_CALLBACK(self._before)
+        self._before_callback: Any = raw.CODE_CALLBACK(self._before)
+        self._data = 0
 
-    def install(self, keep: list[Any]) -> None:
-        """Have the engine tell of each block that it translates."""
+    def install(self, keep: list[Any], state: StateBlock, code: CompiledCode | None) -> None:
+        """Have the engine tell of each block that it translates. Compiled `code` looks at sites
+        before Python does, and shares `state` with it."""
         callback = raw.EDGE_CALLBACK(self._translated)
-        keep.append(callback)
+        keep.extend((callback, self._before_callback))
         raw.add_hook(self._handle, raw.HOOK_EDGE_GENERATED, callback)
+        if code is not None:
+            state.words[PYTHON_SITE // 8] = raw.address_of(self._before_callback)
+            self._before_callback, self._data = code.look_at_site, state.address
 
     # --- Finding them -----------------------------------------------------------------------------
 
@@ -107,7 +117,11 @@ class Sites:
             self._hooks.clear()
         for address in addresses:
             self._hooks[address] = raw.add_hook(
-                self._handle, raw.HOOK_CODE, self._before_callback, within=(address, address)
+                self._handle,
+                raw.HOOK_CODE,
+                self._before_callback,
+                data=self._data,
+                within=(address, address),
             )
         self._cpu.slice.translate_again()
 
@@ -123,8 +137,10 @@ class Sites:
         if cpu.hooks.is_aborting:
             return
         try:
-            self._linear.begin()
-            action = self._look(cpu.read_code(15))
+            code = cpu.read_code(15)
+            if self._is_usual(code):
+                return
+            action = self._look(code)
             if action is not None:
                 cpu.hooks.abort(action)
         except Fault as fault:
@@ -132,6 +148,34 @@ class Sites:
             cpu.hooks.abort(partial(cpu.events.deliver, event))
         except BaseException as error:
             cpu.fail(error)
+
+    def _is_usual(self, code: bytes) -> bool:
+        """Return whether this is an IRETQ or SYSRETQ of a kernel that the engine does right: what
+        `emu.cpu.compiled_sites.is_usual` says, where there is compiled code. 2 us."""
+        q, d, views = self._q, self._d, self._linear.views
+        if d[H.HFLAGS_D] & (H.HF_CS64 | H.HF_CPL) != H.HF_CS64:
+            return False
+        if code[:3] == b"\x48\x0f\x07":
+            return not q[1] + _HALF >> 48 & 0xFFFF
+        rsp = q[4]
+        view, at = views.get((rsp >> 12) << 10 | ACCESS_READ), rsp & 0xFFF
+        if code[:2] != b"\x48\xcf" or view is None or at > 0xFD8 or d[H.EFLAGS_D] & EFLAGS_NT:
+            return False
+        rip, cs, _, _, ss = _FRAME.unpack_from(view, at)
+        return not rip + _HALF >> 48 & 0xFFFF and self._is_accessed(cs) and self._is_accessed(ss)
+
+    def _is_accessed(self, selector: int) -> bool:
+        """Return whether a selector is null or that of an accessed segment, if that is easily
+        seen."""
+        selector &= 0xFFFC
+        base = self._q[H.GDT_D + 2 >> 1]
+        if not selector:
+            return True
+        if selector & 4 or base & 7 or selector + 7 > self._d[H.GDT_D + 4]:
+            return False
+        at = base + selector
+        words = self._linear.words.get((at >> 12) << 10 | ACCESS_IMPLICIT)
+        return words is not None and bool(words[(at & 0xFFF) >> 3] >> 32 & DESC_A)
 
     def _look(self, code: bytes) -> Callable[[], None] | None:
         """Return what is to be done in the instruction's stead, if anything; raises Fault."""

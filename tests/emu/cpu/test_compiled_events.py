@@ -137,3 +137,24 @@ def test_instructions_that_reach_for_more(monkeypatch, code, prefix):
 
 def test_code_of_other_sizes_is_pythons(monkeypatch):
     assert not is_plain(monkeypatch, "8907", hflags=0)
+
+
+# --- Sites --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["syscall", "fault"])
+def test_the_usual_returns_of_a_kernel_never_enter_python(name):
+    looks = []
+
+    def prepare(machine):
+        sites = machine.cpus[0].sites
+        look = sites._look
+
+        def count(code):
+            looks.append(code)
+            return look(code)
+
+        sites._look = count
+
+    run(name, "n=500", prepare=prepare)
+    assert len(looks) < 100
