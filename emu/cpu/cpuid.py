@@ -86,6 +86,7 @@ FEATURE_NAMES: dict[str, tuple[int, int]] = {
     "umip": (F7_ECX, 2),
     "pku": (F7_ECX, 3),
     "la57": (F7_ECX, 16),
+    "arch-capabilities": (F7_EDX, 29),
     "syscall": (F81_EDX, 11),
     "nx": (F81_EDX, 20),
     "pdpe1gb": (F81_EDX, 26),
@@ -120,7 +121,7 @@ _KEEP = {
     F1_ECX: 1 << 31 | sum(1 << b for b in (0, 1, 9, 13, 19, 20, 21, 22, 23, 24, 25, 26, 30)),
     F7_EBX: sum(1 << b for b in (0, 1, 3, 7, 8, 9, 18, 19, 20, 23, 24)),
     F7_ECX: 1 << 2 | 1 << 3 | 1 << 16,
-    F7_EDX: 0,
+    F7_EDX: 1 << 29,
     F7_1_EAX: 0,
     F81_EDX: 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29 | 0x0183_F3FF,
     F81_ECX: 1 << 0 | 1 << 5,
@@ -132,6 +133,7 @@ _ADD = {
     F1_EDX: 1 << 9,
     F7_EBX: 1 << 1 | 1 << 18,
     F7_ECX: 1 << 2 | 1 << 3 | 1 << 16,
+    F7_EDX: 1 << 29,
     F87_EDX: 1 << 8,
 }
 

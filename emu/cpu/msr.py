@@ -39,6 +39,11 @@ _MTRR_FIXED = (0x250, 0x258, 0x259, *range(0x268, 0x270))
 _MTRR_TYPES = frozenset({0, 1, 4, 5, 6})
 _MTRR_FLAGS = 0xC00  # of DEF_TYPE: enable, fixed enable
 _MTRR_VALID = 1 << 11  # of a mask
+_ARCH_CAPABILITIES = 0x10A
+_NOT_VULNERABLE = sum(1 << bit for bit in (0, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27, 62))
+"""Of ARCH_CAPABILITIES (SDM 4 table 2-2): RDCL, L1TF, SSB, MDS, IF_PSCHANGE_MC, TAA, SBDR and SSDP,
+FBSDP, PSDP, BHI, PBRSB, GDS, RFDS, ITS. Nothing is executed here that the program does not, so that
+a kernel needs no second set of page tables against Meltdown."""
 # MSRs that go with a feature (SDM 4 table 2-2).
 _FEATURES = {
     0x10: "tsc",
@@ -47,6 +52,7 @@ _FEATURES = {
     **dict.fromkeys((0x174, 0x175, 0x176), "sep"),
     0x277: "pat",
     **dict.fromkeys((0xFE, _MTRR_DEF_TYPE, *_MTRR_VARIABLE, *_MTRR_FIXED), "mtrr"),
+    _ARCH_CAPABILITIES: "arch-capabilities",
     0x6E0: "tsc-deadline",
     **dict.fromkeys(range(0xC000_0081, 0xC000_0085), "syscall"),
     **dict.fromkeys((0xC000_0100, 0xC000_0101, 0xC000_0102), "lm"),
@@ -155,6 +161,7 @@ class Msrs(Savable):
         self._add_constant(0x17)  # PLATFORM_ID
         self._add_constant(0x8B, 1 << 32)  # microcode revision
         self._add_constant(0xCE)  # PLATFORM_INFO
+        self._add_constant(_ARCH_CAPABILITIES, _NOT_VULNERABLE)
         self._add_constant(0x179)  # MCG_CAP: no banks
         self._add_stored(0x17A)  # MCG_STATUS
         self._add_stored(0x1A0, 1)  # MISC_ENABLE: fast strings

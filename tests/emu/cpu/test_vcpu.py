@@ -657,6 +657,7 @@ def test_memory_types_are_checked(rig: Rig, index: int, value: int, faults: bool
         ("tsc_adjust", 0x3B),
         ("apic", 0x1B),
         ("tsc-deadline", 0x6E0),
+        ("arch-capabilities", 0x10A),
         ("mtrr", 0x2FF),
         ("pat", 0x277),
         ("sep", 0x175),
@@ -674,6 +675,11 @@ def test_an_msr_goes_with_its_feature(feature: str, index: int, there: bool) -> 
     rig.run()
     assert [vector for vector, _ in rig.events] == ([] if there else [GP])
     rig.close()
+
+
+def test_no_kernel_need_guard_against_meltdown(rig: Rig) -> None:
+    """SDM 4 table 2-2, IA32_ARCH_CAPABILITIES: RDCL_NO."""
+    assert rig.cpu.msrs.read(0x10A) & 1
 
 
 @pytest.mark.parametrize("name", FEATURE_NAMES)
