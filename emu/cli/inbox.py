@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inbox"]
 
+_MOST_CALLS = 64
 _INTERVAL_NS = 1_000_000
 _NS_PER_SECOND = 1_000_000_000
 
@@ -45,8 +46,11 @@ class Inbox:
         self.is_open = False
 
     def look(self) -> None:
-        """Make the calls that wait. 0.1 us when there are none."""
-        while not self._calls.empty():
+        """Make the calls that wait, but no more than `_MOST_CALLS`: a source that never dries up
+        must not keep the scheduler from looking at the time. 0.1 us when there are none."""
+        for _ in range(_MOST_CALLS):
+            if self._calls.empty():
+                return
             self._calls.get()()
 
     def sleep(self, ns: int | None) -> int:

@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from emu.cli import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, PLEASE_REPORT, TRACEBACK, help, say
+from emu.cli import (
+    EXIT_BROKEN_PIPE,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    PLEASE_REPORT,
+    TRACEBACK,
+    help,
+    say,
+)
 from emu.cli.build import Kernel, find_kernel, make_machine
 from emu.cli.options import RunOptions
 from emu.cli.parse import parse_run
@@ -73,13 +81,12 @@ def set_up_logging(options: RunOptions) -> None:
         return
     import logging
 
+    from emu.cli.log import LogFile, LogStream
     from emu.errors import UsageError
 
     try:
         handler: logging.Handler = (
-            logging.FileHandler(options.log_file, "w", encoding="utf-8")
-            if options.log_file
-            else logging.StreamHandler()
+            LogFile(options.log_file, "w", encoding="utf-8") if options.log_file else LogStream()
         )
     except OSError as error:
         raise UsageError(f"cannot write {options.log_file}: {error.strerror or error}") from error
@@ -196,7 +203,7 @@ class Session:
         from emu.cli.terminal import Escape, console_reader, keys_one_by_one
 
         escape = Escape(self._quit)
-        reader = console_reader() or blocking_reader(descriptor)
+        reader = console_reader(self._quit) or blocking_reader(descriptor)
         with keys_one_by_one():
             self._start_input(reader, lambda data: deliver(escape(data)))
             yield
@@ -260,7 +267,10 @@ class Session:
             self._explain_failure(outcome.report)
         elif outcome.report:
             sys.stderr.write(outcome.report.rstrip("\n") + "\n")
-        if self.outputs.broken:
+        if self.outputs.failure:
+            say(self.outputs.failure)
+            code = EXIT_USAGE
+        elif self.outputs.broken:
             code = EXIT_BROKEN_PIPE
         elif self.interrupted:
             say("interrupted")

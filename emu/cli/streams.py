@@ -8,6 +8,7 @@ the machine between two slices of execution. A pipe that nobody reads any more e
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -54,6 +55,8 @@ class Outputs:
         self._on_broken = on_broken
         self.broken = False
         """Whether standard output has been closed by its reader."""
+        self.failure = ""
+        """Why something could not be written, in a line: a full disk, and not a reader gone."""
         self.stdout_used = False
         """Whether the guest has written to standard output."""
 
@@ -80,8 +83,8 @@ class Outputs:
         def write(data: bytes) -> None:
             try:
                 file.write(data)
-            except OSError:  # a full disk: the guest goes on, as one does whose cable is cut
-                self._broke()
+            except OSError as error:
+                self.failed(file.name, error)
 
         return write
 
@@ -97,10 +100,22 @@ class Outputs:
             try:
                 stream.write(data)
                 stream.flush()
-            except (OSError, ValueError):
+            except OSError as error:
+                self.failed("standard output", error)
+            except ValueError:  # it is closed
                 self._broke()
 
         return write
+
+    def failed(self, where: str, error: OSError) -> None:
+        """Note that a write has failed, and end the run: with a reader gone (EPIPE, on Windows
+        EINVAL) nobody is there to be told why, for anything else the first reason is kept."""
+        gone = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno.EPIPE,)
+        if error.errno in gone:
+            self._broke()
+        elif not self.failure:
+            self.failure = f"cannot write {where}: {error.strerror or error}"
+            self._on_broken()
 
     def _broke(self) -> None:
         if not self.broken:

@@ -17,6 +17,8 @@ from typing import Any
 __all__ = ["Escape", "console_reader", "is_terminal", "keys_one_by_one"]
 
 _CTRL_A = 0x01
+_CTRL_C = "\x03"
+_NO_CHARACTER = "\uffff"  # what getwch returns for ever when there is no console (any more)
 # The second half of what a Windows console gives for keys without a character, as terminals say it
 _CONSOLE_KEYS = {
     "H": b"\x1b[A",
@@ -33,11 +35,28 @@ _CONSOLE_KEYS = {
 
 
 def is_terminal(stream: Any) -> bool:
-    """Tell whether a stream is a terminal; one that is closed or missing is not."""
+    """Tell whether a stream is a terminal; one that is closed or missing is not.
+
+    On Windows every character device calls itself a terminal, NUL among them, which is the input
+    of most CI steps: there the console is asked.
+    """
     try:
-        return bool(stream is not None and stream.isatty())
-    except ValueError:
+        if stream is None or not stream.isatty():
+            return False
+        return sys.platform != "win32" or _is_console(stream.fileno())
+    except (ValueError, OSError):
         return False
+
+
+def _is_console(descriptor: int) -> bool:
+    """Return whether a file descriptor of a Windows process is a console (GetConsoleMode)."""
+    import ctypes
+
+    msvcrt = _module("msvcrt")
+    kernel32: Any = getattr(ctypes, "windll").kernel32  # noqa: B009 (absent elsewhere)
+    mode = ctypes.c_uint32()
+    handle = ctypes.c_void_p(msvcrt.get_osfhandle(descriptor))
+    return bool(kernel32.GetConsoleMode(handle, ctypes.byref(mode)))
 
 
 def _module(name: str) -> Any:
@@ -66,14 +85,20 @@ def keys_one_by_one() -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def console_reader() -> Callable[[], bytes] | None:
-    """Return a function that waits for a key of a Windows console, or None elsewhere."""
+def console_reader(interrupt: Callable[[], None]) -> Callable[[], bytes] | None:
+    """Return a function that waits for a key of a Windows console, or None elsewhere. It calls
+    `interrupt` on Ctrl-C, and returns no bytes when the console is gone."""
     msvcrt = _module("msvcrt")
     if msvcrt is None or not is_terminal(sys.stdin):
         return None
 
     def read() -> bytes:
         key: str = msvcrt.getwch()
+        if key == _NO_CHARACTER:
+            return b""  # the end of the input
+        if key == _CTRL_C:  # a raw console makes a character of it, and no signal
+            interrupt()
+            return b""
         if key in ("\0", "\xe0"):
             return _CONSOLE_KEYS.get(msvcrt.getwch(), b"") or read()
         return key.encode("utf-8", "replace")

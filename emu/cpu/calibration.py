@@ -109,7 +109,7 @@ class _Calibration:
         head = self.reader(self.handle, UC_BYTES)
         for offset in range(0, len(head) - 7, 8):
             (pointer,) = struct.unpack_from("<Q", head, offset)
-            if pointer < 0x10000 or pointer >> 47 or pointer & 7:
+            if not _may_be_pointer(pointer):
                 continue
             env = self.reader(pointer, _ENV_REACH).find(pattern)
             # Other blocks of the heap may lie before the processor: it must look like one, too.
@@ -311,6 +311,13 @@ class _Calibration:
         raw.delete_hook(self.handle, hook)
         if ends[0] == _HOOKED < ends[1]:
             self.found["uc_no_exit_request"] = at
+
+
+def _may_be_pointer(word: int) -> bool:
+    """Return whether a word could be an address of this process's heap. User addresses reach 2^47
+    on x86-64 and macOS, 2^48 on Linux for aarch64, and 2^56 where a system hands out five levels;
+    reading tells the rest."""
+    return 0x10000 <= word < 1 << 56 and word & 7 == 0
 
 
 # --- Reads that cannot crash ---------------------------------------------------------------------

@@ -89,7 +89,8 @@ def version() -> str:
 def _short(name: str) -> Any:
     """Return a function of Unicorn's that is so short, and calls nobody back, that other threads
     may well wait for it: letting them run costs more than it takes."""
-    function = ctypes.PyDLL(None, handle=_lib._handle)[name]
+    # By name and handle: Windows takes no library without a name.
+    function = ctypes.PyDLL(_lib._name, handle=_lib._handle)[name]
     function.restype = ctypes.c_int
     return function
 

@@ -108,9 +108,51 @@ def test_windows_console_keys(monkeypatch):
 
     monkeypatch.setattr(terminal, "_module", lambda name: Console())
     monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
-    read = terminal.console_reader()
+    read = terminal.console_reader(lambda: None)
     # F1 is no key that a terminal sends as one: it is passed over.
     assert [read(), read(), read(), read()] == [b"a", b"\x1b[A", "é".encode(), b"q"]
+
+
+def console(monkeypatch, keys):
+    """Return a reader of a Windows console on which `keys` are pressed, and what it interrupted."""
+
+    class Console:
+        pressed = iter(keys)
+
+        def getwch(self):
+            return next(self.pressed)
+
+    interrupted = []
+    monkeypatch.setattr(terminal, "_module", lambda name: Console())
+    monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
+    return terminal.console_reader(lambda: interrupted.append(True)), interrupted
+
+
+def test_a_console_that_has_gone_is_the_end_of_the_input(monkeypatch):
+    read, interrupted = console(monkeypatch, "a" + 3 * "\uffff")
+    assert [read(), read()] == [b"a", b""]
+    assert not interrupted
+
+
+def test_ctrl_c_as_a_character_ends_the_run(monkeypatch):
+    read, interrupted = console(monkeypatch, "a\x03")
+    assert [read(), read()] == [b"a", b""]
+    assert interrupted
+
+
+def test_a_character_device_is_no_terminal_on_windows(monkeypatch):
+    class Nul:
+        def isatty(self):
+            return True
+
+        def fileno(self):
+            return 0
+
+    monkeypatch.setattr(terminal.sys, "platform", "win32")
+    monkeypatch.setattr(terminal, "_is_console", lambda descriptor: False)
+    assert not terminal.is_terminal(Nul())
+    monkeypatch.setattr(terminal, "_is_console", lambda descriptor: True)
+    assert terminal.is_terminal(Nul())
 
 
 def test_input_thread_delivers_until_the_end():
@@ -197,3 +239,14 @@ def test_tail_keeps_the_last_bytes(size):
         tail(b"0123456789"[start : start + size])
     assert b"".join(got) == b"0123456789"
     assert tail.text == "6789"
+
+
+def test_input_that_never_dries_up_does_not_keep_time_from_passing():
+    with machine() as m:
+        inbox = Inbox(m)
+
+        def again():
+            inbox.post(again)
+
+        again()
+        assert m.run(timeout=0.3).kind is Kind.TIMEOUT
