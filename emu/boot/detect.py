@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emu.boot import bootsector, flat, linux, multiboot, multiboot2
+from emu.boot import bootsector, flat, linux, linux16, multiboot, multiboot2
 from emu.boot.elf import is_elf, read_elf
 from emu.boot.request import FORMATS, Boot, BootRequest
 from emu.errors import KernelError
@@ -20,6 +20,7 @@ _LOADERS: dict[str, Callable[[bytes, BootRequest], Boot]] = {
     "multiboot": multiboot.load,
     "multiboot2": multiboot2.load,
     "linux": linux.load,
+    "linux16": linux16.load,
     "bootsector": bootsector.load,
     "flat": flat.load_flat32,
     "flat32": flat.load_flat32,
@@ -53,7 +54,7 @@ def detect(image: bytes) -> str:
     if multiboot2.find_header(image):
         return "multiboot2"
     if linux.is_linux(image):
-        return "linux"
+        return "linux16" if linux16.needs_real_mode(image) else "linux"
     if is_elf(image):
         read_elf(image)
         raise KernelError(

@@ -18,7 +18,9 @@ from mmu.memory import Memory
 
 __all__ = ["FORMATS", "Boot", "BootRequest", "Disk", "Module"]
 
-FORMATS = ("auto", "multiboot", "multiboot2", "linux", "bootsector", "flat", "flat32", "flat16")
+FORMATS = (
+    "auto", "multiboot", "multiboot2", "linux", "linux16", "bootsector", "flat", "flat32", "flat16",
+)  # fmt: skip
 """What `BootRequest.format` may be; `flat` is `flat32`."""
 
 

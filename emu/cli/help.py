@@ -44,7 +44,8 @@ where output goes
   --summary               what the shadow page cache did, as a table
 
 how to boot
-  --format FORMAT         auto (default), multiboot, multiboot2, linux, bootsector, flat32, flat16
+  --format FORMAT         auto (default), multiboot, multiboot2, linux, linux16 (by its real-mode
+                          part), bootsector, flat32, flat16
   --address N             where a flat image goes (0x100000; real mode 0x7c00)
   --entry N               where it starts, if not at its beginning
 

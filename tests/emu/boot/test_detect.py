@@ -13,10 +13,18 @@ def test_multiboot_wins_over_a_boot_sector(header):
     assert detect((header(1 << 16, (0, 0, 0, 0, 0)).ljust(510, b"\0")) + b"\x55\xaa") == "multiboot"
 
 
-def test_linux_wins_over_a_boot_sector():
-    image = bytearray(1024)
-    image[0x1FE:0x206] = b"\x55\xaa\xeb\x66HdrS"
-    assert detect(bytes(image)) == "linux"
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "linux"),
+        ({"code32_start": 0}, "linux16"),
+        ({"version": 0x0207}, "linux16"),
+        ({"version": 0x020A}, "linux"),
+    ],
+    ids=["bzImage", "no 32-bit entry", "protocol 2.07", "protocol 2.10"],
+)
+def test_linux_wins_over_a_boot_sector(bzimage, fields, name):
+    assert detect(bzimage(**fields)) == name
 
 
 @pytest.mark.parametrize(

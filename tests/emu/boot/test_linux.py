@@ -76,6 +76,7 @@ def test_initrds_become_one_high_up_and_4_aligned(bzimage, request_of):
 )
 def test_where_the_kernel_goes(bzimage, request_of, fields, entry):
     request = request_of()
+    request.format = "linux"
     boot = load(bzimage(**fields), request)
     assert boot.state.rip == entry
     assert request.memory.read_block(entry, len(CODE)) == CODE
@@ -107,7 +108,7 @@ def test_where_the_kernel_goes(bzimage, request_of, fields, entry):
 )  # fmt: skip
 def test_bad_input(bzimage, request_of, header, cut, fields, word):
     with pytest.raises(KernelError, match=word):
-        load(bzimage(**header)[:cut], request_of(**fields))
+        load(bzimage(**header)[:cut], request_of(format="linux", **fields))
 
 
 @pytest.mark.parametrize("value", [0x00, 0x80, 0xFF])
