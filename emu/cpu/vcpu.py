@@ -11,6 +11,7 @@
              --trap window------> Hooks  --> Memory.read, Memory.write (devices, holes, live page
                                              tables)
              --code hook, watch window--> DebugRegisters, where there are breakpoints
+             --block translated, code hook--> Sites, where far transfers and SYSRET are
 
 Everything happens inside one `uc_emu_start`, hooks change the live state (`emu.cpu.hidden`) in
 place, and the engine is left only at the end of the budget, on HLT, when kicked, or when the

@@ -8,7 +8,10 @@ instead; the places that do so say why:
 * A in the upper entries of a walk that ends in a fault (`emu.fuzz.entries`);
 * 64-bit call gates (`emu.fuzz.slots`);
 * FLD (`emu.fuzz.instructions`): Unicorn's x87 is QEMU 5's, which does not raise DE for denormals,
-  takes unnormals for numbers (SDM 1 8.2.2) and lets signalling NaNs through as they are.
+  takes unnormals for numbers (SDM 1 8.2.2) and lets signalling NaNs through as they are;
+* the exception flags of the x87 status word (`emu.fuzz.slots`, FNCLEX before FNSTSW): Unicorn's x87
+  keeps them to itself, so FILD and FSTP m64 of a number that has to be rounded set no PE (SDM 1
+  8.5.6). The rest of the word is compared.
 """
 
 from __future__ import annotations

@@ -57,6 +57,8 @@ _SORTS = {
 
 Slot = list[Any]
 
+_FNCLEX = b"\xdb\xe2"
+
 
 class Slots:
     """Makes slots, one after the other. `ring` is where the next one will run."""
@@ -114,6 +116,8 @@ class Slots:
         if "a" in row.does:
             place &= -16
         setup, memory = self._operands.operand(self._operands.address(place))
+        if row.name == "fnstsw":
+            setup += _FNCLEX  # Unicorn's x87 has no sticky flags: emu.fuzz.known
         reg = rng.choice((RAX, RCX, RDX, RBP)) if row.reg is None else row.reg
         if row.reg is None and rng.random() < 0.4:
             setup = load_register(self._bits, reg, self._operands.value(4)) + setup
