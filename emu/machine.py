@@ -111,8 +111,9 @@ class Machine:
         a use gets: "fresh", "lazy" or "eager". Either replaces a `mmu` of "shadow".
         `jit` is "on", "off" or "auto": compiled code for TLB misses. `clock` "blocks" counts blocks
         by their size, four bytes an instruction; "instructions" counts instructions one by one,
-        which makes them ten times as dear. "auto" is "blocks" where blocks can be counted: on
-        x86-64 hosts, and on others with compiled code. `seed` is that of RDRAND and RDSEED. `drive`
+        which makes them ten times as dear. "auto" is "blocks" where blocks can be counted: on all
+        hosts but Apple silicon without compiled code; `clock_kind` says which it is. `seed` is that
+        of RDRAND and RDSEED. `drive`
         is the firmware's number of the disk that a boot sector comes from. With `reboot` a guest
         that resets the machine starts again; without, that ends the run.
 
@@ -163,6 +164,13 @@ class Machine:
                 count_blocks=clock != "instructions",
             )
             self.cpus.append(vcpu)
+        self.clock_kind = "blocks" if self.cpus[0].counts_blocks else "instructions"
+        """How virtual time is counted: "blocks" or "instructions"."""
+        if clock == "blocks" and self.clock_kind != clock:
+            self.close()
+            raise UsageError(
+                "--clock blocks: this host cannot count blocks without compiled code (numba)"
+            )
         self._power_up = [PowerUpState(vcpu) for vcpu in self.cpus]
         for vcpu in self.cpus[1:]:
             vcpu.init()

@@ -63,7 +63,7 @@ def _activity(cpu: Vcpu) -> str:
 
 
 def write_json(path: str, outcome: Outcome, counters: Mapping[str, int], *, serial_tail: str,
-               kernel: str, mmu: str, cpus: int, memory: int,
+               kernel: str, mmu: str, cpus: int, memory: int, clock: str,
                tlb_findings: Sequence[Mapping[str, object]] | None) -> None:  # fmt: skip
     """Write everything about a run to `path`; raises UsageError if that cannot be written."""
     document = {
@@ -72,6 +72,7 @@ def write_json(path: str, outcome: Outcome, counters: Mapping[str, int], *, seri
         "mmu": mmu,
         "cpus": cpus,
         "memory": memory,
+        "clock": clock,
         "outcome": outcome.kind.value,
         "exit_code": outcome.exit_code,
         "guest_code": outcome.guest_code,

@@ -345,5 +345,6 @@ class Session:
                 mmu=options.mmu,
                 cpus=options.cpus,
                 memory=options.memory or self.kernel.memory,
+                clock=self.machine.clock_kind,
                 tlb_findings=check.as_list() if check is not None else None,
             )

@@ -3,11 +3,12 @@
 
 Counting instructions one by one (`count=` of uc_emu_start) costs a guest ten times what its
 instructions do. A hook per block is cheap only if it never enters Python, and
-:func:`emu.cpu.compiled.count_block` is so short that its x86-64 text can be kept here: it is that
-function, word for word. Both clocks tell the same time.
+:func:`emu.cpu.compiled.count_block` is so short that its text for x86-64 and for aarch64 can be
+kept here: it is that function, word for word. All of them tell the same time.
 
-There is none for other processors, and none where the system gives no memory that may be written
-and executed; then instructions are counted.
+There is none for other processors, none on Apple silicon (memory that was written may be executed
+there by entitled processes alone), and none where the system refuses; then instructions are
+counted, unless there is compiled code.
 """
 
 from __future__ import annotations
@@ -46,25 +47,56 @@ WINDOWS = bytes.fromhex(
     "49c7415001000000 41ff6128"
 )
 
+#   ldr   x4, [x3]          COUNTER
+#   ldr   x5, [x3, 8]       LIMIT
+#   cmp   x4, x5
+#   b.ge  stop
+#   mov   w2, w2            size, without what is above it
+#   ldr   x6, [x3, 64]      BYTES
+#   add   x2, x2, x6
+#   and   x6, x2, 3
+#   str   x6, [x3, 64]
+#   add   x4, x4, x2, lsr 2
+#   str   x4, [x3]
+#   ret
+# stop:
+#   mov   x6, 1
+#   str   x6, [x3, 80]      STOPPED
+#   ldr   x6, [x3, 40]      STOP, which gets the same uc
+#   br    x6
+AARCH64 = bytes.fromhex(
+    "640040f9 650440f9 9f0005eb 2a010054 e203022a 662040f9 4200068b 46044092 662000f9"
+    "8408428b 640000f9 c0035fd6 260080d2 662800f9 661440f9 c0001fd6"
+)
+
 
 @lru_cache(maxsize=1)
 def block_counter() -> int | None:
     """Return the address of the hook for UC_HOOK_BLOCK, or None where there is none."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return None
+    machine = platform.machine().lower()
     try:
-        return _on_windows() if sys.platform == "win32" else _on_posix()
-    except (OSError, ValueError):
-        return None
+        if machine in ("x86_64", "amd64"):
+            return _on_windows() if sys.platform == "win32" else _on_posix(SYSTEM_V)
+        if machine in ("aarch64", "arm64") and sys.platform.startswith("linux"):
+            return _on_posix(AARCH64)
+    except (OSError, ValueError, AttributeError):
+        pass
+    return None
 
 
-def _on_posix() -> int:
-    protection = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-    memory = mmap.mmap(-1, mmap.PAGESIZE, prot=protection)
-    memory[: len(SYSTEM_V)] = SYSTEM_V
-    code = (ctypes.c_uint8 * len(SYSTEM_V)).from_buffer(memory)  # keeps the mapping
+def _on_posix(text: bytes) -> int:
+    """Write the text, and only then ask for the right to execute it: so nothing is ever both
+    writable and executable, and Linux makes the instruction cache of an aarch64 agree."""
+    memory = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    memory[: len(text)] = text
+    code = (ctypes.c_uint8 * len(text)).from_buffer(memory)  # keeps the mapping
+    address = ctypes.addressof(code)
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    if protect(address, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC):
+        raise OSError(ctypes.get_errno(), "no executable memory")
     _kept.append(code)
-    return ctypes.addressof(code)
+    return address
 
 
 def _on_windows() -> int:

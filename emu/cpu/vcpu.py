@@ -328,6 +328,11 @@ class Vcpu(Savable):
         else:
             self.apic.cr8 = value
 
+    @property
+    def counts_blocks(self) -> bool:
+        """Whether the clock counts blocks; if not, it counts instructions."""
+        return self._engine.counts_blocks
+
     # --- Paging -------------------------------------------------------------------------------
 
     def reload_paging(self) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from emu.bench.command import has_jit
 from emu.cpu import blockclock, compiled, raw
-from emu.cpu.blockclock import SYSTEM_V, WINDOWS, block_counter
+from emu.cpu.blockclock import AARCH64, SYSTEM_V, WINDOWS, block_counter
+from emu.errors import UsageError
 from emu.machine import Machine
 from guests import PASSED, load
 
@@ -73,11 +74,43 @@ def test_it_tells_the_time_of_compiled_code(name, monkeypatch):
     assert times[0] == times[1]
 
 
+def test_the_text_for_aarch64_is_the_same_program():
+    lines = [
+        f"{one.mnemonic} {one.op_str}".strip()
+        for one in capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_ARM).disasm(AARCH64, 0)
+    ]
+    assert lines == [
+        "ldr x4, [x3]",
+        "ldr x5, [x3, #8]",
+        "cmp x4, x5",
+        "b.ge #0x30",
+        "mov w2, w2",
+        f"ldr x6, [x3, #{compiled.BYTES:#x}]",
+        "add x2, x2, x6",
+        "and x6, x2, #3",
+        f"str x6, [x3, #{compiled.BYTES:#x}]",
+        "add x4, x4, x2, lsr #2",
+        "str x4, [x3]",
+        "ret",
+        "mov x6, #1",
+        f"str x6, [x3, #{compiled.STOPPED:#x}]",
+        f"ldr x6, [x3, #{compiled.STOP:#x}]",
+        "br x6",
+    ]
+
+
 def test_without_it_instructions_are_counted(monkeypatch):
     monkeypatch.setattr(blockclock, "block_counter", lambda: None)
     guest = load("hello")
     counts = []
-    for clock in ("blocks", "instructions"):
+    for clock in ("auto", "instructions"):
         with Machine(guest.path, memory=guest.memory, jit="off", clock=clock) as machine:
+            assert machine.clock_kind == "instructions"
             counts.append(machine.run(timeout=60).instructions)
     assert counts[0] == counts[1]
+
+
+def test_without_it_blocks_are_refused(monkeypatch):
+    monkeypatch.setattr(blockclock, "block_counter", lambda: None)
+    with pytest.raises(UsageError, match="cannot count blocks"):
+        Machine(load("hello").path, jit="off", clock="blocks")
