@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The 16-bit Linux boot protocol (Linux Documentation/arch/x86/boot.rst): the image's real-mode part
-is run, and finds out by BIOS calls what `emu.boot.linux` would tell a kernel in its zero page.
+"""The 16-bit Linux boot protocol (Linux Documentation/arch/x86/boot.rst).
+
+The image's real-mode part is run, and finds out by BIOS calls what `emu.boot.linux` would tell a
+kernel in its zero page.
 
 Images in Linux's format that are no Linux do their work there: iPXE's ipxe.lkrn, syslinux's
 memdisk. Everything lies where QEMU's loader puts it:
