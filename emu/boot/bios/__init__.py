@@ -57,7 +57,7 @@ a reset (IBM PC/AT Technical Reference, BIOS listing): 05h with an end of interr
 
 FIRST_HARD_DISK = 0x80
 _UNSUPPORTED = 0x86
-_VIDEO_MODES = (0x00, 0x4F)  # of INT 10h: set a mode, VESA
+_SET_MODE, _SET_VESA_MODE = 0x00, 0x4F02  # INT 10h, AH and AX
 _FREE_VECTORS = range(0x60, 0x68)  # left to programs
 
 # The BIOS data area as it stands after power-on self-test: offset, struct format, values.
@@ -273,7 +273,8 @@ class Bios(Savable):
         if key not in self._refused and len(self._refused) < 100:
             self._refused.add(key)
             _log.info("INT %02xh with AX=%04x is not served", call.vector, call.ax)
-        if call.vector == 0x10 and call.ah in _VIDEO_MODES and self._warn is not None:
+        sets_mode = call.ah == _SET_MODE or call.ax == _SET_VESA_MODE
+        if call.vector == 0x10 and sets_mode and self._warn is not None:
             warn, self._warn = self._warn, None
             warn("the guest asks for graphics: there are text modes only")
         if call.vector in (0x10, 0x13, 0x14, 0x15, 0x16, 0x1A):
