@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emu.cli import (
@@ -260,9 +261,9 @@ class Session:
         options = self.options
         if self._display is not None:
             self._display.show_final()
-        code = outcome.exit_code
         if options.for_qemu and outcome.kind is Kind.RESET:
-            code = 0  # as QEMU -no-reboot
+            outcome = replace(outcome, exit_code=0)  # as QEMU -no-reboot
+        code = outcome.exit_code
         if outcome.kind is Kind.INTERNAL:
             self._explain_failure(outcome.report)
         elif outcome.report:

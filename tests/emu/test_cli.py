@@ -701,7 +701,7 @@ def as_qemu(words):
 
 def test_no_reboot_ends_with_exit_code_0_as_qemu_does(program, capfd):
     assert main_qemu([*as_qemu(program(RESET)), "-no-reboot"]) == 0
-    assert "shadowcorn: reset" in capfd.readouterr().err
+    assert "shadowcorn: reset, exit code 0," in capfd.readouterr().err
     assert main(program(RESET, "-no-reboot")) == 8
 
 
