@@ -105,13 +105,14 @@ class Sites:
             if found:
                 new = sorted({address + at for at in found} - self._hooks.keys())
                 if new:
-                    self._hook(new)
+                    self._hook(address, new)
         except BaseException as error:
             self._cpu.fail(error)
 
-    def _hook(self, addresses: list[int]) -> None:
-        """Hook these addresses, and have what is there translated again."""
-        if len(self._hooks) + len(addresses) > _MOST_SITES:
+    def _hook(self, block: int, addresses: list[int]) -> None:
+        """Hook these addresses, and have the block that they are in translated again."""
+        is_full = len(self._hooks) + len(addresses) > _MOST_SITES
+        if is_full:
             for hook in self._hooks.values():
                 raw.delete_hook(self._handle, hook)
             self._hooks.clear()
@@ -123,7 +124,7 @@ class Sites:
                 data=self._data,
                 within=(address, address),
             )
-        self._cpu.slice.translate_again()
+        self._cpu.slice.translate_again(None if is_full else block)
 
     def _checks_ports(self) -> bool:
         flags = self._d[H.EFLAGS_D]

@@ -200,10 +200,14 @@ class Slice(Savable):
         elif self.is_running:
             self.pause()
 
-    def translate_again(self) -> None:
-        """Have the block that was just translated, and all others, be translated again before one
-        is executed; no time passes. From a hook for translated blocks."""
-        self._code_is_stale = True
+    def translate_again(self, address: int | None = None) -> None:
+        """Have the block that was just translated be translated again before it is executed; no
+        time passes. From a hook for translated blocks. Without its `address` all others are, too,
+        which costs a kernel more than it takes to boot one."""
+        if address is None:
+            self._code_is_stale = True
+        else:
+            raw.remove_code(self._handle, address, address + 1)
         self._comes_back = True
         raw.stop(self._handle)
 

@@ -85,6 +85,21 @@ def test_ports_may_be_anywhere() -> None:
     assert sites(bytes.fromhex("90 f36c 90 666f 90"), 32, checks_ports=True) == {1, 2, 4, 5}
 
 
+def test_only_the_block_of_a_new_site_is_translated_again(rig: Rig) -> None:
+    second = STACK - 0x80
+    # jmp 0x1004; jmp 0x1006; iretq; and a second frame that leads on to 0x1100: hlt
+    long(rig, "eb00 eb00 48cf", 0x1004, LONG0, 2, second, DATA0)
+    for n, value in enumerate((0x1100, LONG0, 2, STACK, DATA0)):
+        rig.put(second + 8 * n, value.to_bytes(8, "little"))
+    rig.put(0x1100, "f4")
+    translated = []
+    read = rig.cpu.sites._read
+    rig.cpu.sites._read = lambda address, size: translated.append(address) or read(address, size)
+    assert rig.run() is Exit.HALT
+    assert not rig.events
+    assert [translated.count(block) for block in (0x1002, 0x1004, 0x1006)] == [1, 1, 2]
+
+
 # --- Targets that are not canonical --------------------------------------------------------------
 
 
