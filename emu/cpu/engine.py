@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["VMCB", "Engine"]
 
 VMCB = SPECIAL_PAGES + 0x2000
+_FIRST_BLOCK = 0xF00  # in the page of the VMCB
 
 
 class Engine:
@@ -93,7 +94,10 @@ class Engine:
         vmcb = struct.pack("<72xQ", SPECIAL_PAGES)  # control.msrpm_base_pa
         ctypes.memmove(base + 0x2000, vmcb, len(vmcb))
         self._keep.append(buffer)
+        # Unicorn tells of every block that it translates but an engine's first: let it be this one.
+        ctypes.memmove(base + 0x2000 + _FIRST_BLOCK, b"\xeb\x00\xf4", 3)  # jmp to hlt
         raw.map_memory(self.handle, SPECIAL_PAGES, size, raw.PROT_ALL, base)
+        raw.start(self.handle, VMCB + _FIRST_BLOCK, 0)
 
     def sync_slots(self) -> None:
         """Show RAM and ROM as they now are; devices are reached by the trap window.

@@ -408,3 +408,14 @@ def test_there_are_only_so_many(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> No
     assert rig.run() is Exit.HALT
     assert not rig.events
     assert len(rig.cpu.sites._hooks) <= 3
+
+
+@pytest.mark.parametrize("count_blocks", [False, True], ids=["instructions", "blocks"])
+def test_the_first_block_of_an_engine_is_looked_at(count_blocks: bool) -> None:
+    rig = Rig(count_blocks=count_blocks)
+    rig.long("nmi twice")
+    rig.put(0x1000, "90 48cf")
+    words(rig, 8, FAR, LONG3, 0x202, 0x7000, DATA3)
+    assert rig.run(1000) is Exit.HALT
+    assert rig.events == [(GP, 0x1001)]
+    rig.close()
