@@ -15,6 +15,7 @@ from emu.errors import KernelError, UsageError
 
 if TYPE_CHECKING:
     from emu.boot import Module
+    from emu.cpu.cpuid import Identity
     from emu.devices.disk import Disk
     from emu.machine import Machine
 
@@ -149,7 +150,6 @@ def make_machine(
 ) -> Machine:
     """Return the machine, loaded and ready to run; raises KernelError or UsageError."""
     from emu.board import BoardOptions
-    from emu.cli.processor import processor
     from emu.machine import Machine
 
     disks, floppies = open_disks(options, warn)
@@ -171,7 +171,7 @@ def make_machine(
         optional["shadow_pages"] = options.shadow_pages
     if options.quantum is not None:
         optional["quantum"] = options.quantum
-    features, identity = processor(options, warn)
+    features, identity = _processor(options, warn)
     off = options.tlb_check == "off"
     machine = Machine(
         kernel.path or kernel.image,
@@ -200,6 +200,17 @@ def make_machine(
     if options.shadow_policy:
         set_policy(machine, options.shadow_policy)
     return machine
+
+
+def _processor(
+    options: RunOptions, warn: Callable[[str], None]
+) -> tuple[dict[str, bool], Identity | None]:
+    """Return what -cpu comes to; without it `shadowcorn run` has all features, named by nobody."""
+    if not options.cpu_said and not options.for_qemu:
+        return {}, None
+    from emu.cli.processor import processor
+
+    return processor(options, warn)
 
 
 def open_disks(

@@ -40,10 +40,7 @@ def processor(
     warning each.
     """
     name, *words = options.cpu.split(",")
-    switches: dict[str, bool] = {}
-    identity, missing = None, list[str]()
-    if options.cpu_said or options.for_qemu:
-        switches, identity, missing = _model(name, warn)
+    switches, identity, missing = _model(name, warn)
     fields = {}
     for word in words:
         flag, _, value = word.partition("=")

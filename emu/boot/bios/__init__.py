@@ -118,6 +118,7 @@ class Bios(Savable):
         self.disks: dict[int, Disk] = {}
         """By drive number, 0x80 the first hard disk; may be filled after `install`."""
         self._host: BiosHost | None = None
+        self._is_serving = False  # a guest may have named our port as a serial port's
         self._refused: set[tuple[int, int]] = set()
         self._disks = Disks(self.disks)
         self._video = Video()
@@ -203,7 +204,7 @@ class Bios(Savable):
 
     def write(self, port: int, size: int, value: int) -> None:
         """Serve the stub whose OUT this is; an OUT from anywhere else does nothing."""
-        if self._host is None:
+        if self._host is None or self._is_serving:
             return
         regs = self._host.registers()
         vector = vector_of(regs.cs.base + regs.rip & 0xFFFFFFFF)
@@ -211,8 +212,12 @@ class Bios(Savable):
             return
         call = Call(self._host, vector)
         call.clear_signals()
-        if not self._serve(call):
-            self._refuse(call)
+        self._is_serving = True
+        try:
+            if not self._serve(call):
+                self._refuse(call)
+        finally:
+            self._is_serving = False
 
     def _serve(self, call: Call) -> bool:
         """Do what is asked; False if there is no such service."""

@@ -47,7 +47,8 @@ class SerialPorts:
 
     @staticmethod
     def _base(call: Call) -> int:
-        return call.read_bda(2 * call.dx, 2) if call.dx < len(_BASES) else 0
+        """Return the first of a port's eight ports, 0 if it is not there."""
+        return call.read_bda(2 * call.dx, 2) & ~7 if call.dx < len(_BASES) else 0
 
     def _initialise(self, call: Call) -> bool | None:
         base, ports = self._base(call), call.host.ports

@@ -675,3 +675,23 @@ def test_grey_keys_are_known_to_new_functions_only(rig, codes, old, new):
     press(rig, *codes, *codes)
     assert rig.call(0x16, ax=0x0000).rax == old
     assert rig.call(0x16, ax=0x1000).rax == new
+
+
+@pytest.mark.parametrize("base", [SERVICE_PORT, SERVICE_PORT & ~7, 0xFFFF, 0x60])
+@pytest.mark.parametrize("ax", [0x0000, 0x0141, 0x0200, 0x0300])
+def test_a_serial_port_that_the_guest_has_made_up_does_no_harm(rig, base, ax):
+    rig.memory.write(0x400, 2, base, "guest")
+    rig.call(0x14, ax=ax)
+    rig.call(0x14, ax=ax, dx=0xFFFF)
+
+
+def test_a_service_that_reaches_the_service_port_is_not_served_again(rig):
+    calls = []
+
+    def serve(call):
+        calls.append(call.vector)
+        rig.ports.write(SERVICE_PORT, 1, 0)
+
+    rig.bios._video.functions[0x77] = serve
+    rig.call(0x10, ax=0x7700)
+    assert calls == [0x10]
