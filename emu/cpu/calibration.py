@@ -34,6 +34,7 @@ _EXCEPTION_INDEX_BACK = 8
 # Of uc_struct, from target_page_size behind invalid_addr: the sizes of pages, a cache line and a
 # context, then three flags that rest at 0 and init_done, which is 1.
 _PAGE_SIZES = struct.pack("<II", 4096, 4095)
+_EXITS_AHEAD = 16 + 64 * 8  # invalid_error, use_exits, exits[UC_MAX_NESTED_LEVEL]
 _FLAGS_AHEAD = 48  # hook_insert, first_tb, no_exit_request, init_done
 _PAGE_SIZES_REACH = 1024
 
@@ -236,6 +237,7 @@ class _Calibration:
         if self.failure or error or self.steps != expected:
             raise _refuse(self.failure or f"test program: error {error}, steps {self.steps}")
         self._find_counters()
+        self._find_exits()
         self._find_no_exit_request()
 
     def _fill(self, _uc: int, gva: int, _access: int, entry: int) -> bool:
@@ -287,6 +289,23 @@ class _Calibration:
         if pair < 0:
             raise _refuse("no instruction counter")
         self.found.update(uc_emu_counter=pair, uc_emu_count=pair + 8)
+
+    def _find_exits(self) -> None:
+        """Find the tree of addresses where emulation ends, by a node that is in it."""
+        at = self.found["uc_invalid_addr"] + _EXITS_AHEAD
+        raw.set_exits(self.handle, [_BAD])
+        try:
+            address = self.handle + at
+            for _ in ("tree", "root", "key", "address"):
+                word = self.reader(address, 8)
+                if len(word) < 8:
+                    break
+                (address,) = struct.unpack("<Q", word)
+            if address != _BAD:
+                raise _refuse("the tree of exits is elsewhere")
+        finally:
+            raw.set_exits(self.handle, [])
+        self.found["uc_exits"] = at
 
     def _find_no_exit_request(self) -> None:
         """Find the flag that has code translated without a look at orders to stop behind each

@@ -87,11 +87,10 @@ def _first(code: bytes, rip: int, bits: int) -> Any:
 
 
 def length_of_prefixes(code: bytes, bits: int) -> int:
-    """Return how many prefix bytes, REX included, stand before the opcode."""
+    """Return how many prefix bytes, REX included, stand before the opcode. A REX prefix that
+    counts is the last of them."""
     at = 0
-    while at < len(code) and code[at] in _PREFIXES:
-        at += 1
-    if bits == 64 and at < len(code) and code[at] & 0xF0 == 0x40:
+    while at < len(code) and (code[at] in _PREFIXES or (bits == 64 and code[at] & 0xF0 == 0x40)):
         at += 1
     return at
 

@@ -137,6 +137,7 @@ class Engine:
         int6 = raw.INVALID_CALLBACK(cpu.events.serve_int6)
         self._keep.extend((interrupt, int6))
         raw.add_hook(handle, raw.HOOK_INSN_INVALID, int6)
+        cpu.translation.install(self._keep)
         cpu.sites.install(self._keep, state, self._code if self.serves_events else None)
         if self.serves_events:
             self._show_compiled_code(raw.address_of(interrupt))

@@ -100,6 +100,7 @@ EXIT_NMI = 0x61
 EXIT_SMI = 0x62
 EXIT_VINTR = 0x64
 EXIT_PAUSE = 0x77
+EXIT_HLT = 0x78
 EXIT_INVLPG = 0x79
 EXIT_MSR = 0x7C
 
@@ -113,6 +114,7 @@ class Layout:
     uc_emu_count: int
     uc_invalid_addr: int
     uc_invalid_error: int
+    uc_exits: int  # the tree of addresses where emulation ends
     uc_no_exit_request: int  # -1: not found
     cpu_env: int
     cpu_icount_pointer: int

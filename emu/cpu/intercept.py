@@ -14,6 +14,7 @@ done. It costs the others nothing, needs no search for opcodes, and an exit take
     IRET                    only while there are breakpoints on execution: RF
     PUSHF                   only in real mode: the image has no RF
     PAUSE                   the vCPU yields, or waits
+    HLT                     what no block may go on to ends it as one (emu.cpu.translation)
     INVLPG                  under plug-ins that cannot do without: the whole TLB goes
     SGDT, SIDT, SLDT, STR   only under CR4.UMIP
     LGDT, LIDT              in 64-bit code: a base that is not canonical
@@ -113,6 +114,7 @@ class Intercepts:
             _EXIT_IDTR_WRITE: self._load_table,
             _EXIT_TR_WRITE: self._ltr,
             H.EXIT_PAUSE: self._pause,
+            H.EXIT_HLT: cpu.translation.serve,
             H.EXIT_INVLPG: self._invlpg,
             H.EXIT_MSR: self._msr,
             H.EXIT_SMI: cpu.hooks.finish_abort,
@@ -128,7 +130,7 @@ class Intercepts:
         h[H.INTERCEPT_CR_READ_H] = 1 << 0 | 1 << 8
         h[H.INTERCEPT_CR_WRITE_H] = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8
         wanted = _bit(H.EXIT_NMI) | _bit(H.EXIT_SMI) | _bit(H.EXIT_VINTR) | _bit(H.EXIT_MSR)
-        wanted |= _bit(H.EXIT_PAUSE)
+        wanted |= _bit(H.EXIT_PAUSE) | _bit(H.EXIT_HLT)
         wanted |= _bit(_EXIT_GDTR_WRITE) | _bit(_EXIT_IDTR_WRITE) | _bit(_EXIT_TR_WRITE)
         if self._flush_on_invlpg:
             wanted |= _bit(H.EXIT_INVLPG)
@@ -388,6 +390,15 @@ class Intercepts:
         linear.stage(address, size, value, access, Vector.SS)
         linear.commit()
         regs.rsp = regs.rsp & ~mask | pointer
+
+    def halt(self) -> None:
+        """Do the HLT at RIP: leave the engine behind it, with nothing else to leave for."""
+        cpu, d = self._cpu, self._d
+        rip = self._q[H.RIP_Q] + length_of_prefixes(cpu.read_code(15), cpu.bits) + 1
+        cpu.regs.rip = rip if d[H.HFLAGS_D] & H.HF_CS64 else rip & 0xFFFF_FFFF
+        d[H.EFLAGS_D] &= ~EFLAGS_RF
+        d[H.HFLAGS_D] &= ~H.HF_INHIBIT_IRQ
+        cpu.slice.pause()
 
     def _pause(self) -> None:
         """PAUSE. With others awake it is their turn; alone, a loop of PAUSEs waits for a device or

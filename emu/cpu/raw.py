@@ -67,6 +67,7 @@ FILL_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, _u64, _u64, _u32, _u64)
 CODE_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64, _u32, _u64)
 INTR_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u32, _u64)
 EDGE_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u64, _u64, _u64)
+COMPARE_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, _u64, _u64, _u64)
 INVALID_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, _u64, _u64)
 IN_CALLBACK = ctypes.CFUNCTYPE(_u32, _u64, _u32, ctypes.c_int, _u64)
 OUT_CALLBACK = ctypes.CFUNCTYPE(None, _u64, _u32, ctypes.c_int, _u32, _u64)
@@ -124,6 +125,17 @@ def open_engine(model: int) -> int:
     _ctl(handle.value, _uc.UC_CTL_UC_USE_EXITS, ctypes.c_int(1))
     reg_read(handle.value, RAX)  # the processor is made by the first call that needs it
     return handle.value
+
+
+def set_exits(handle: int, addresses: list[int]) -> None:
+    """Set the addresses where code is left when they are translated (`UC_CTL_UC_EXITS`)."""
+    array = (ctypes.c_uint64 * len(addresses))(*addresses)
+    _ctl(handle, _uc.UC_CTL_UC_EXITS, array, ctypes.c_size_t(len(addresses)))
+
+
+def exits_tree(address: int) -> memoryview:
+    """Return the first five words of the `GTree` at `address`."""
+    return memoryview((ctypes.c_uint64 * 5).from_address(address)).cast("B").cast("Q")
 
 
 def close(handle: int) -> None:

@@ -51,6 +51,7 @@ from emu.cpu.reset import KEPT_BY_INIT, reset_fpu, set_registers, state_after_in
 from emu.cpu.sites import Sites
 from emu.cpu.slice import Exit, Slice
 from emu.cpu.step import Step
+from emu.cpu.translation import Translation
 from emu.cpu.undefined import Undefined
 from emu.errors import EngineError, StateError
 from emu.ports import PortBus
@@ -148,6 +149,7 @@ class Vcpu(Savable):
             self.regs, self.linear, self.hidden, self.fills.load_cr3, self.debug.refresh
         )
         self.msrs = Msrs(self)
+        self.translation = Translation(self, engine.handle)
         self.intercepts = Intercepts(self)
         self.undefined = Undefined(self, seed)
         self.events = Events(self)
