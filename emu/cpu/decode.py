@@ -98,7 +98,7 @@ def length_of_prefixes(code: bytes, bits: int) -> int:
 def instruction_length(code: bytes, cpu: RegisterFile) -> int:
     """Return the length of the instruction at RIP; 0 if these bytes hold none."""
     bits = cpu.bits
-    short = bits != 16 and len(code) > 2 and code[0] == 0x0F and code[2] >> 6 == 0
+    short = bits != 16 and len(code) > 2 and code[:2] == b"\x0f\x01" and code[2] >> 6 == 0
     if short and code[2] & 7 not in (4, 5):
         return 3  # INVLPG [register]
     instruction = _first(code, cpu.regs.rip, bits)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from emu.cpu import hidden as H
 from emu.cpu import raw
 from emu.cpu.compiled import PYTHON_SITE, CompiledCode, StateBlock
-from emu.cpu.decode import length_of_prefixes, memory_operand_address
+from emu.cpu.decode import instruction_length, length_of_prefixes, memory_operand_address
 from emu.cpu.delivery import Descriptor, check_io_permission
 from emu.cpu.faults import Event, Fault, Vector
 from emu.cpu.registers import (
@@ -103,6 +103,8 @@ class Sites:
             checks_ports = self._checks_ports()
             found = sites(code, self._cpu.bits, checks_ports)
             if found:
+                if checks_ports:  # those may be anywhere: most are bytes of something else
+                    found &= self._starts(code)
                 new = sorted({address + at for at in found} - self._hooks.keys())
                 if new:
                     self._hook(address, new)
@@ -125,6 +127,18 @@ class Sites:
                 within=(address, address),
             )
         self._cpu.slice.translate_again(None if is_full else block)
+
+    def _starts(self, code: bytes) -> set[int]:
+        """Return where in a block of code instructions start; all that is not understood might be
+        one."""
+        starts, at = set(), 0
+        while at < len(code):
+            starts.add(at)
+            length = instruction_length(code[at : at + 15], self._cpu)
+            if not length:
+                return starts.union(range(at, len(code)))
+            at += length
+        return starts
 
     def _checks_ports(self) -> bool:
         flags = self._d[H.EFLAGS_D]

@@ -419,3 +419,19 @@ def test_the_first_block_of_an_engine_is_looked_at(count_blocks: bool) -> None:
     assert rig.run(1000) is Exit.HALT
     assert rig.events == [(GP, 0x1001)]
     rig.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "hooked"),
+    [
+        pytest.param("b86c6d6e6f 90 f4", [], id="a number"),
+        pytest.param("8b6c6e6f 90 f4", [], id="a memory operand"),
+        pytest.param("0fba266c 90 f4", [], id="an immediate of BT"),
+        pytest.param("b86c6d6e6f f36c f4", [0x1007], id="a number and REP INS"),
+    ],
+)
+def test_a_user_programs_bytes_are_not_taken_for_ports(rig: Rig, code: str, hooked) -> None:
+    user32(rig, code)
+    rig.regs.rsi = 0x5000
+    rig.run()
+    assert sorted(rig.cpu.sites._hooks) == hooked
