@@ -16,25 +16,14 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from emu.errors import UsageError
+from mmu.testing.difference import Case, Difference
 
 __all__ = ["Case", "Difference", "Failure", "Result", "describe_error", "random_of"]
 
-Case: TypeAlias = "dict[str, Any]"
-
 _FORMAT = 1
-
-
-class Difference(Exception):
-    """Two that should agree do not. `kind` is the sort of difference, one or two words, by which
-    the minimiser knows a failure again; the message holds both sides."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        """Describe it."""
-        super().__init__(f"{kind}: {message}")
-        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 
     make (seed, number) --> case --> run --> Result
 
-`emu.fuzz.steps` chooses the steps while they are executed by `emu.fuzz.world`, which says what is
-compared. What is kept is the list of steps; `replay` executes it without choosing anything.
+`mmu.testing.steps` chooses the steps while `mmu.testing.world` executes them and compares. What is
+kept is the list of steps; `replay` executes it without choosing anything.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 from emu.fuzz.case import Case, Failure, Result, describe_error, random_of
-from emu.fuzz.guest import make_case
-from emu.fuzz.steps import Steps
-from emu.fuzz.world import World
+from mmu.testing.setup import make_case
+from mmu.testing.steps import Steps
+from mmu.testing.world import World
 
 __all__ = ["BLANK", "CHUNK", "MOST_RUNS", "make", "replay", "run"]
 
@@ -28,7 +28,7 @@ _STEPS = (60, 150, 300, 600)
 
 def run(seed: int, number: int, options: dict[str, Any]) -> Result:
     """Make case `number` of `seed` and execute it; `options`: mmu, the plug-in's name, and theme,
-    if it is to be the same in all cases (see `emu.fuzz.steps`)."""
+    if it is to be the same in all cases (see `mmu.testing.steps`)."""
     rng = random_of(seed, number)
     case = make_case(rng, options.get("mmu", "shadow"))
     case.update(seed=seed, number=number)

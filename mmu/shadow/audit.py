@@ -22,7 +22,7 @@ changed by it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn, Protocol
 
 from ..api import InvariantError
 from ..arch import (
@@ -42,7 +42,11 @@ from ..arch import (
     is_present,
     reserved_bits,
 )
+from ..memory import Memory
+from ..tlb import TlbTracker
 from ..walker import ALL_ONES
+from .cache import ShadowCache
+from .context import ShadowContext
 from .pool import (
     SPTE_FRAME,
     SPTE_LARGE,
@@ -54,6 +58,7 @@ from .pool import (
     SPTE_UPPER,
     SPTE_USER,
     SPTE_WRITABLE,
+    Pool,
     ShadowPage,
 )
 from .role import (
@@ -71,13 +76,19 @@ from .role import (
     with_level,
 )
 
-if TYPE_CHECKING:
-    from ..memory import Memory
-    from .context import ShadowContext
-    from .mmu import ShadowMmu
+
+class ShadowParts(Protocol):
+    """What an audit looks at: the parts of a shadow MMU."""
+
+    memory: Memory
+    tlb: TlbTracker
+    pool: Pool
+    cache: ShadowCache
+    contexts: list[ShadowContext]
+    words: memoryview
 
 
-def audit(mmu: ShadowMmu) -> None:
+def audit(mmu: ShadowParts) -> None:
     """Check all six invariants.
 
     Raises:
@@ -91,7 +102,7 @@ def audit(mmu: ShadowMmu) -> None:
     _check_code_rule(mmu)
 
 
-def fail(number: int, mmu: ShadowMmu, what: str) -> NoReturn:
+def fail(number: int, mmu: ShadowParts, what: str) -> NoReturn:
     """Raise an InvariantError that says where every vCPU stands."""
     state = "; ".join(
         f"vCPU {cpu}: {context.paging.mode.name} CR3 {context.paging.regs.cr3:#x}"
@@ -100,12 +111,13 @@ def fail(number: int, mmu: ShadowMmu, what: str) -> NoReturn:
     raise InvariantError(f"invariant {number}: {what} [{len(mmu.pool)} pages; {state}]")
 
 
-def _check_write_protection(mmu: ShadowMmu) -> None:
+def _check_write_protection(mmu: ShadowParts) -> None:
     for gfn in mmu.cache.tables:
         check_table_protection(mmu, gfn)
+        check_published(mmu, gfn)
 
 
-def check_table_protection(mmu: ShadowMmu, gfn: int) -> None:
+def check_table_protection(mmu: ShadowParts, gfn: int) -> None:
     """Check the first invariant for a frame that holds a table. O(aliases of the frame)."""
     if gfn in mmu.cache.unsync.copies:
         if any(page.level > 1 for page in mmu.cache.tables[gfn]):
@@ -120,7 +132,16 @@ def check_table_protection(mmu: ShadowMmu, gfn: int) -> None:
         fail(1, mmu, f"table gfn {gfn:x} may be writable in a TLB")
 
 
-def _check_entries(mmu: ShadowMmu) -> None:
+def check_published(mmu: ShadowParts, gfn: int) -> None:
+    """Check what the leaf pages of a frame know: whether it is in sync, and who is alone."""
+    pages = mmu.cache.tables.get(gfn, [])
+    copy = mmu.cache.unsync.copies.get(gfn)
+    for page in pages:
+        if page.level == 1 and (page.copy is not copy or page.alone != (len(pages) == 1)):
+            fail(2, mmu, f"{page!r} was not told what it stands for")
+
+
+def _check_entries(mmu: ShadowParts) -> None:
     for page in mmu.pool:
         for place, spte in mmu.pool.entries(page):
             check_entry(mmu, page, place - page.base, spte)
@@ -128,7 +149,7 @@ def _check_entries(mmu: ShadowMmu) -> None:
         check_root_table(mmu, cpu)
 
 
-def check_entry(mmu: ShadowMmu, page: ShadowPage, index: int, spte: int) -> None:
+def check_entry(mmu: ShadowParts, page: ShadowPage, index: int, spte: int) -> None:
     """Check the second invariant for one entry that is not empty."""
     if page.obsolete:
         return
@@ -142,7 +163,7 @@ def check_entry(mmu: ShadowMmu, page: ShadowPage, index: int, spte: int) -> None
         fail(2, mmu, f"{where(mmu, page.base + index)}: {wrong}")
 
 
-def child_of(mmu: ShadowMmu, spte: int) -> ShadowPage:
+def child_of(mmu: ShadowParts, spte: int) -> ShadowPage:
     """Return the page that an upper entry leads to, which must be there."""
     page = mmu.pool.page_at((spte & SPTE_FRAME) >> 3)
     if page is None:
@@ -150,7 +171,7 @@ def child_of(mmu: ShadowMmu, spte: int) -> ShadowPage:
     return page
 
 
-def check_root_table(mmu: ShadowMmu, cpu: int) -> None:
+def check_root_table(mmu: ShadowParts, cpu: int) -> None:
     """Check the second invariant for the entries of a vCPU's root table."""
     context = mmu.contexts[cpu]
     first = mmu.pool.root_table(cpu)
@@ -164,7 +185,7 @@ def check_root_table(mmu: ShadowMmu, cpu: int) -> None:
 
 
 def _wrong_entry(
-    mmu: ShadowMmu,
+    mmu: ShadowParts,
     memory: Memory,
     features: Features,
     page: ShadowPage,
@@ -223,7 +244,7 @@ def _guest_entry(memory: Memory, page: ShadowPage, index: int) -> int:
     return words[index] if words is not None else ALL_ONES[4 if page.glevels == 2 else 8]
 
 
-def _is_known_stale(mmu: ShadowMmu, memory: Memory, page: ShadowPage, index: int) -> bool:
+def _is_known_stale(mmu: ShadowParts, memory: Memory, page: ShadowPage, index: int) -> bool:
     """Return whether an entry of a table out of sync will be looked at when that is synced."""
     if page.glevels == 2:
         index = gpte_of_spte(index, page.level, page.quadrant) >> 1
@@ -252,7 +273,7 @@ def _wrong_key(spte: int, pkey: int) -> str:
 
 
 def _wrong_large(
-    mmu: ShadowMmu,
+    mmu: ShadowParts,
     features: Features,
     page: ShadowPage,
     index: int,
@@ -280,14 +301,14 @@ def _wrong_large(
     return _wider(child.access, rights, _is_dirty(mmu.memory, page, gpte), page.role)
 
 
-def _wrong_child(mmu: ShadowMmu, spte: int, gfn: int, role: int) -> str:
+def _wrong_child(mmu: ShadowParts, spte: int, gfn: int, role: int) -> str:
     child = child_of(mmu, spte)
     if (child.gfn, child.role) != (gfn, role):
         return f"leads to {child!r}, not to {describe_role(gfn, role)}"
     return ""
 
 
-def _wrong_leaf(mmu: ShadowMmu, spte: int, gfn: int, rights: int, dirty: bool, role: int) -> str:
+def _wrong_leaf(mmu: ShadowParts, spte: int, gfn: int, rights: int, dirty: bool, role: int) -> str:
     if (spte & SPTE_FRAME) >> PAGE_SHIFT != gfn:
         return f"spte {spte:#x} maps another frame than {gfn:x}"
     slot = mmu.memory.slot_at(gfn << PAGE_SHIFT)
@@ -323,7 +344,7 @@ def _wider(has: int, rights: int, dirty: bool, role: int) -> str:
     return ""
 
 
-def _check_reverse_map(mmu: ShadowMmu) -> None:
+def _check_reverse_map(mmu: ShadowParts) -> None:
     words = mmu.words
     noted = set(mmu.cache.rmap.items())
     noted |= {(group << 9, place) for group, place in mmu.cache.rmap_large.items()}
@@ -348,13 +369,13 @@ def _check_reverse_map(mmu: ShadowMmu) -> None:
             fail(3, mmu, f"{page!r} has parents {page.parents}, led to by {places_found}")
 
 
-def check_upper(mmu: ShadowMmu, place: int, spte: int) -> None:
+def check_upper(mmu: ShadowParts, place: int, spte: int) -> None:
     """Check that an upper entry holds no right back: those are in the role of the page below."""
     if spte & 7 != SPTE_UPPER:
         fail(3, mmu, f"upper entry {spte:#x} at {where(mmu, place)}")
 
 
-def _check_roots(mmu: ShadowMmu) -> None:
+def _check_roots(mmu: ShadowParts) -> None:
     standing = [page for page in mmu.pool if not page.obsolete]
     pins: dict[ShadowPage, int] = dict.fromkeys(standing, 0)
     for cpu, context in enumerate(mmu.contexts):
@@ -384,7 +405,7 @@ def _check_roots(mmu: ShadowMmu) -> None:
         fail(4, mmu, "a recycled page still stands for a table")
 
 
-def check_known_path(mmu: ShadowMmu, cpu: int, gva: int) -> None:
+def check_known_path(mmu: ShadowParts, cpu: int, gva: int) -> None:
     """Check that a vCPU takes no other page for the leaf page of an address than a walk finds."""
     context = mmu.contexts[cpu]
     leaf = context.paths.get(gva >> 21)
@@ -392,7 +413,7 @@ def check_known_path(mmu: ShadowMmu, cpu: int, gva: int) -> None:
         fail(4, mmu, f"vCPU {cpu} takes {leaf!r} for the way to {gva:#x}")
 
 
-def _leaf_page(mmu: ShadowMmu, context: ShadowContext, gva: int) -> ShadowPage | None:
+def _leaf_page(mmu: ShadowParts, context: ShadowContext, gva: int) -> ShadowPage | None:
     """Return the leaf page that a walk of the shadow tables comes to, if it does."""
     place = context.root
     for shift in context.shifts:
@@ -403,7 +424,7 @@ def _leaf_page(mmu: ShadowMmu, context: ShadowContext, gva: int) -> ShadowPage |
     return mmu.pool.page_at(place)
 
 
-def check_key(mmu: ShadowMmu, page: ShadowPage) -> None:
+def check_key(mmu: ShadowParts, page: ShadowPage) -> None:
     """Check that a page is found by its key, and by its frame if it stands for a table."""
     if mmu.cache.find(page.gfn, page.role) is not page:
         fail(4, mmu, f"{page!r} is not found by its key")
@@ -411,18 +432,18 @@ def check_key(mmu: ShadowMmu, page: ShadowPage) -> None:
         fail(4, mmu, f"{page!r} is not among the tables of its frame")
 
 
-def check_bound(mmu: ShadowMmu) -> None:
+def check_bound(mmu: ShadowParts) -> None:
     """Check the fifth invariant."""
     if len(mmu.pool) > mmu.pool.bound:
         fail(5, mmu, f"more than {mmu.pool.bound} shadow pages")
 
 
-def _check_code_rule(mmu: ShadowMmu) -> None:
+def _check_code_rule(mmu: ShadowParts) -> None:
     for gfn in mmu.tlb.writable_and_executable():
         fail(6, mmu, f"gfn {gfn:x} is writable in a TLB and executable in one")
 
 
-def where(mmu: ShadowMmu, place: int) -> str:
+def where(mmu: ShadowParts, place: int) -> str:
     """Return a place in words."""
     page = mmu.pool.page_at(place)
     if page is None:

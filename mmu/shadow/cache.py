@@ -16,34 +16,25 @@ A leaf table may be let go *out of sync*, see unsync.py. Upper tables always sta
 
 from __future__ import annotations
 
-import mmap
-
-from ..arch import ACC_EXEC, ACC_USER, PAGE_OFFSET, PAGE_SHIFT
-from ..hostmemory import address_of
+from ..arch import PAGE_OFFSET, PAGE_SHIFT
 from ..memory import Memory
-from ..observe import Counters, MmuObserver
-from ..tlb import TlbTracker, frames_of
-from .fast.record import FRAME_OTHER, FRAME_RAM, FRAME_TABLE
+from ..observe import Counters
+from ..tlb import TlbTracker
+from .entries import ShadowEntries
+from .fast.record import FRAME_RAM, FRAME_TABLE
 from .policy import Policy
 from .pool import (
     SPTE_FRAME,
     SPTE_LARGE,
-    SPTE_NX,
-    SPTE_PKEY_SHIFT,
     SPTE_PRESENT,
     SPTE_TRAP,
-    SPTE_TRAP_WRITE,
-    SPTE_WRITABLE,
     Pool,
     ShadowPage,
-    upper_spte,
 )
-from .rmap import Rmap
 from .role import (
     ROLE_BITS,
     is_direct,
     level_of,
-    sptes_of_gpte,
 )
 from .unsync import UnsyncTables
 
@@ -52,72 +43,19 @@ FLOOD_WRITES = 3
 The 2007 series took the same number; Linux still does (detect_write_flooding)."""
 
 _NO_TABLES = bytes(FRAME_RAM if state == FRAME_TABLE else state for state in range(256))
-_LARGE_FAMILY = 16
 
 
-class ShadowCache:
+class ShadowCache(ShadowEntries):
     """All shadow pages of one machine, over guest memory and what the TLBs may hold."""
 
     def __init__(
         self, memory: Memory, tlb: TlbTracker, pool: Pool, counters: Counters, policy: Policy
     ) -> None:
-        self.memory = memory
-        self.tlb = tlb
-        self.pool = pool
-        self.counters = counters
-        self.policy = policy
-        self.words = pool.words
-        self.epochs = pool.epochs
-        frames = frames_of(memory)
-        self.rmap = Rmap(frames)
-        self.rmap_large = Rmap((frames >> 9) + 1)  # from gfn >> 9
-        self.frame_state = memoryview(b"")
-        """For compiled code, a byte a frame: FRAME_*."""
-        self.frame_state_address = 0
-        self._find_frames()
+        super().__init__(memory, tlb, pool, counters, policy)
         self.pages: dict[int, ShadowPage] = {}
-        self.tables: dict[int, list[ShadowPage]] = {}
-        self.tables_in_large: dict[int, int] = {}  # gfn >> 9 -> shadowed frames among the 512
         self.unsync = UnsyncTables(self)
         self.obsolete: list[ShadowPage] = []  # unreachable, still to be taken apart
-        self.paths: list[dict[int, ShadowPage]] = []
-        """The vCPUs' :attr:`~mmu.shadow.context.ShadowContext.paths`, emptied with any path."""
-        self._has_large = False  # the guest has used a large page
-        self._written_up_to = 0  # behind the last write to a table
-        self.observers: tuple[MmuObserver, ...] = ()
-        self.version = 0
-        """Grows whenever a translation is taken back, or may be without our knowing."""
-
-    def _find_frames(self) -> None:
-        """Have a state for every frame; none is a table."""
-        buffer = mmap.mmap(-1, frames_of(self.memory))
-        self.frame_state = memoryview(buffer)
-        self.frame_state_address = address_of(buffer)
-        for slot in self.memory.slots():
-            if slot.kind == "ram":
-                first, last = slot.gpa >> PAGE_SHIFT, slot.end >> PAGE_SHIFT
-                self.frame_state[first:last] = bytes([FRAME_RAM]) * (last - first)
-
-    def remapped(self) -> None:
-        """Note that the memory slots have changed; every page must be obsolete."""
-        frames = frames_of(self.memory)
-        self.rmap.resize(frames)
-        self.rmap_large.resize((frames >> 9) + 1)
-        self._find_frames()
-
-    def set_frame_state(self, gfn: int, protected: bool) -> None:
-        """Tell compiled code whether stores to a frame of RAM must be trapped."""
-        if gfn < len(self.frame_state) and self.frame_state[gfn] != FRAME_OTHER:
-            self.frame_state[gfn] = FRAME_TABLE if protected else FRAME_RAM
-
-    def publish_table(self, gfn: int) -> None:
-        """Tell the leaf pages of a frame, and compiled code, what they follow from: after any
-        change of that."""
-        pages = self.tables[gfn]
-        copy = self.unsync.copies.get(gfn)
-        for page in pages:
-            if page.level == 1:
-                page.publish(self.memory, copy, len(pages) == 1)
+        self._written_up_to = 0  # where the last write to a table ended
 
     # --- Look-up ------------------------------------------------------------------------------
 
@@ -131,7 +69,7 @@ class ShadowCache:
         A page that is made write-protects its guest table first: every spte that maps the frame
         loses W, and the TLBs are flushed if one of them may still let a store through.
         """
-        if gfn in self.unsync.copies and level_of(role) > 1 and not is_direct(role):
+        if gfn in self.copies and level_of(role) > 1 and not is_direct(role):
             self.unsync.sync(gfn)
         page = self.pages.get(gfn << ROLE_BITS | role)
         if page is not None:
@@ -166,47 +104,6 @@ class ShadowCache:
             self.counters.mmu_recycled += 1
             self.zap_page(self.pool.oldest_unpinned())
 
-    def write_protect(self, gfn: int) -> None:
-        """Take W from all sptes of a frame and from every TLB."""
-        self.version += 1
-        words = self.words
-        for place in self.rmap_large.places(gfn >> 9):
-            held = self.tlb.is_held(self.epochs[place])
-            self.drop_leaf(place)
-            if held:
-                self.tlb.flush_all()
-        for place in self.rmap.places(gfn):
-            spte = words[place]
-            if spte & SPTE_WRITABLE:
-                words[place] = spte & ~SPTE_WRITABLE | SPTE_TRAP_WRITE
-        self.tlb.protect(gfn)
-
-    def is_protected(self, gfn: int) -> bool:
-        """Return whether stores to a frame must be trapped because it is a table in sync."""
-        return gfn in self.tables and gfn not in self.unsync.copies
-
-    # --- Links and leaves ---------------------------------------------------------------------
-
-    def link(self, place: int, page: ShadowPage) -> None:
-        """Make the empty entry at ``place`` lead to ``page``."""
-        self.words[place] = upper_spte(page)
-        page.parents.add(place)
-        if page.direct and page.glevels:
-            self._has_large = True
-
-    def unlink(self, place: int) -> None:
-        """Empty an upper entry. The page below stays in the cache, to be found again."""
-        words = self.words
-        self.version += 1
-        self.forget_paths()
-        self.pool.page_of(words[place]).parents.remove(place)
-        words[place] = 0
-
-    def forget_paths(self) -> None:
-        """Have every vCPU walk from its root again."""
-        for paths in self.paths:
-            paths.clear()
-
     def set_leaf(self, place: int, spte: int) -> None:
         """Set a leaf entry over an empty one or another leaf, keeping the reverse maps."""
         page = self.pool.page_at(place)
@@ -226,46 +123,6 @@ class ShadowCache:
             self.rmap_large.add((spte & SPTE_FRAME) >> PAGE_SHIFT + 9, place)
         elif not spte & SPTE_TRAP:
             self.rmap.add((spte & SPTE_FRAME) >> PAGE_SHIFT, place)
-
-    def _forget_leaf(self, place: int, spte: int) -> None:
-        if spte & SPTE_LARGE:
-            self.rmap_large.remove((spte & SPTE_FRAME) >> PAGE_SHIFT + 9, place)
-        elif not spte & SPTE_TRAP:
-            self.rmap.remove((spte & SPTE_FRAME) >> PAGE_SHIFT, place)
-
-    def drop_leaf(self, place: int) -> None:
-        """Empty a leaf entry."""
-        self.version += 1
-        self._forget_leaf(place, self.words[place])
-        self.words[place] = 0
-        self.epochs[place] = 0
-
-    def zap_entry(self, page: ShadowPage, place: int) -> bool:
-        """Empty one entry of ``page``; return whether a TLB may hold what it said."""
-        spte = self.words[place]
-        if not spte & SPTE_PRESENT:
-            return False
-        self.counters.mmu_pde_zapped += 1
-        if page.level > 1 and not spte & SPTE_LARGE:
-            self.unlink(place)
-            return self._is_running(page)
-        epoch = self.epochs[place]
-        self.drop_leaf(place)
-        return self.tlb.is_held(epoch)
-
-    def _is_running(self, page: ShadowPage) -> bool:
-        """Return whether some vCPU's tables lead through a page now. If not, no TLB holds what it
-        says: a CR3 load empties the TLB. Looks upward, and gives up on a large family."""
-        family = [page]
-        for member in family:
-            if member.pins or len(family) > _LARGE_FAMILY:
-                return True
-            for place in member.parents:
-                parent = self.pool.page_at(place)
-                if parent is None:  # a root table
-                    return True
-                family.append(parent)
-        return False
 
     # --- Zapping ------------------------------------------------------------------------------
 
@@ -315,7 +172,7 @@ class ShadowCache:
             return
         del self.tables[gfn]
         self.set_frame_state(gfn, False)
-        self.unsync.copies.pop(gfn, None)
+        self.copies.pop(gfn, None)
         group = gfn >> 9
         self.tables_in_large[group] -= 1
         if not self.tables_in_large[group]:
@@ -332,7 +189,7 @@ class ShadowCache:
         self.pages = {}
         self.tables = {}
         self.tables_in_large = {}
-        self.unsync.copies = {}
+        self.copies.clear()
         self.frame_state[:] = self.frame_state.tobytes().translate(_NO_TABLES)
         self.tlb.flush_all()
 
@@ -385,21 +242,6 @@ class ShadowCache:
         if held:
             self.tlb.flush_all()
 
-    def zap_bytes(self, page: ShadowPage, offset: int, size: int, but: int = -1) -> bool:
-        """Zap what followed from some bytes of a page's guest table, except the entry at place
-        ``but``; return whether a TLB may hold any of it."""
-        held = False
-        if page.glevels == 2:
-            for index in range(offset >> 2, (offset + size - 1 >> 2) + 1):
-                for spte_index in sptes_of_gpte(index, page.level, page.quadrant):
-                    if page.base + spte_index != but:
-                        held |= self.zap_entry(page, page.base + spte_index)
-            return held
-        for place in range(page.base + (offset >> 3), page.base + (offset + size - 1 >> 3) + 1):
-            if self.words[place] and place != but:
-                held |= self.zap_entry(page, place)
-        return held
-
     def _detect_flood(self, page: ShadowPage) -> None:
         """Count a write to a page's table; take the page out if it is written and never used.
 
@@ -422,39 +264,3 @@ class ShadowCache:
     def _is_root(self, page: ShadowPage) -> bool:
         """Return whether a vCPU runs on a page, or on it as a directory in its root table."""
         return bool(page.pins) or any(map(self.pool.is_root_place, page.parents))
-
-    # --- Leaf entries -------------------------------------------------------------------------
-
-    def make_leaf(self, gfn: int, rights: int, *, writable: bool, pkey: int = 0) -> int:
-        """Return a leaf spte for a frame: ``rights`` of ``ACC_*``, and whether a store may happen
-        now (the guest's D is set, or the store is the reason why we are here)."""
-        spte = SPTE_PRESENT | gfn << PAGE_SHIFT | rights & ACC_USER
-        if pkey:
-            spte |= pkey << SPTE_PKEY_SHIFT
-        if not rights & ACC_EXEC:
-            spte |= SPTE_NX
-        if gfn < len(self.frame_state) and self.frame_state[gfn] == FRAME_RAM:
-            return spte | SPTE_WRITABLE if writable else spte
-        slot = self.memory.slot_at(gfn << PAGE_SHIFT)
-        if slot is None or slot.device is not None:
-            spte |= SPTE_TRAP
-            if writable:
-                spte |= SPTE_WRITABLE
-        elif writable:
-            trapped = slot.kind == "rom" or self.is_protected(gfn)
-            spte |= SPTE_TRAP_WRITE if trapped else SPTE_WRITABLE
-        return spte
-
-    def may_be_large(self, gfn: int) -> bool:
-        """Return whether the aligned 2 MiB around a frame may be mapped by one entry: all of it
-        RAM of one slot, and no page table among it."""
-        group = gfn >> 9
-        slot = self.memory.slot_at(gfn << PAGE_SHIFT)
-        return (
-            self.policy.large
-            and slot is not None
-            and slot.kind == "ram"
-            and slot.gpa <= group << 21
-            and (group + 1) << 21 <= slot.end
-            and group not in self.tables_in_large
-        )

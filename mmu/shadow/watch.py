@@ -27,16 +27,18 @@ entry ever stood behind, and guest tables that were written unseen.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from ..api import FRAME_MASK, MAP_TRAP, Answer
 from ..arch import PAGE_OFFSET, PAGE_SHIFT
 from .audit import (
+    ShadowParts,
     audit,
     check_bound,
     check_entry,
     check_key,
     check_known_path,
+    check_published,
     check_root_table,
     check_table_protection,
     check_upper,
@@ -44,6 +46,7 @@ from .audit import (
     fail,
     where,
 )
+from .fault import Faults
 from .pool import (
     SPTE_FRAME,
     SPTE_LARGE,
@@ -56,8 +59,12 @@ from .pool import (
 )
 from .role import gpte_of_spte, sptes_of_gpte
 
-if TYPE_CHECKING:
-    from .mmu import ShadowMmu
+
+class WatchedParts(ShadowParts, Protocol):
+    """What a watch looks at, and whose words it wraps."""
+
+    faults: Faults
+
 
 # Place -> the entry there, and the page that it leads to if it is an upper one.
 _Entries: TypeAlias = "dict[int, tuple[int, ShadowPage | None]]"
@@ -89,7 +96,7 @@ class NotedWords:
 class Watch:
     """Audits one shadow MMU from now on; to be told of every event when it is over."""
 
-    def __init__(self, mmu: ShadowMmu) -> None:
+    def __init__(self, mmu: WatchedParts) -> None:
         self.mmu = mmu
         self.events = 0
         """How many events were audited."""
@@ -316,6 +323,7 @@ class Watch:
         if pages is None:
             return
         check_table_protection(self.mmu, gfn)
+        check_published(self.mmu, gfn)
         for page in pages:
             for place in self._entries[page.base >> TABLE_SHIFT]:
                 self._check_entry(page, place)

@@ -43,12 +43,12 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 
-from emu.fuzz import sdm
-from emu.fuzz.sdm import PAT_LARGE, PCD, PS, PWT, RW, US, XD, A, Cpuid, D, G, P, Regs
 from mmu.api import NotCanonical, PageFault
 from mmu.arch import Features
 from mmu.memory import Memory
 from mmu.plugins import make_mmu
+from mmu.testing import sdm
+from mmu.testing.sdm import PAT_LARGE, PCD, PS, PWT, RW, US, XD, A, Cpuid, D, G, P, Regs
 from mmu.walker import Context, pdptes_valid, set_accessed_dirty, walk
 
 from .compiled_first import CompiledFirst

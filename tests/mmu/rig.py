@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from emu.fuzz import sdm
-from emu.fuzz.sdm import Access, Cpuid, Regs, Translation, Verdict
 from mmu.api import (
     FRAME_MASK,
     MAP_EXEC,
@@ -30,6 +28,8 @@ from mmu.api import (
 from mmu.arch import Features
 from mmu.memory import Memory
 from mmu.plugins import make_mmu
+from mmu.testing import sdm
+from mmu.testing.sdm import Access, Cpuid, Regs, Translation, Verdict
 from mmu.walker import pdptes_valid
 
 from .model_tlb import ModelTlb

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from emu.fuzz.sdm import PS, RW, STEPS, US, P
+from mmu.testing.sdm import PS, RW, STEPS, US, P
 
 USER_RW = P | RW | US
 

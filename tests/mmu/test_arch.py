@@ -7,10 +7,10 @@ from itertools import product
 
 import pytest
 
-from emu.fuzz import sdm
-from emu.fuzz.sdm import Access, Cpuid
 from mmu import arch
 from mmu.arch import Features, Levels
+from mmu.testing import sdm
+from mmu.testing.sdm import Access, Cpuid
 
 from .rig import ALL_ACCESSES, MODES, access_bits, paging_registers
 

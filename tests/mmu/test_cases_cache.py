@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from emu.fuzz.sdm import RW, A, D, G, P
+from mmu.testing.sdm import RW, A, D, G, P
 
 from .rig import FETCH, PAGED, READ, USER_WRITE, WRITE
 from .tables import USER_RW

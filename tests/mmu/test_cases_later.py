@@ -4,8 +4,8 @@ from our catalogue's."""
 
 from __future__ import annotations
 
-from emu.fuzz.sdm import A, D
 from mmu.api import MAP_TRAP, MAP_WRITE
+from mmu.testing.sdm import A, D
 
 from .rig import DEVICE, FETCH, HOLE, PAGED, READ, USER_WRITE, WRITE
 from .tables import USER_RW

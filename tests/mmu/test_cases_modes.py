@@ -10,8 +10,8 @@ from itertools import permutations, product
 
 import pytest
 
-from emu.fuzz.sdm import RW, US, A, D, P, Regs
 from mmu.api import PoolError
+from mmu.testing.sdm import RW, US, A, D, P, Regs
 
 from .rig import (
     DEVICE,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from emu.fuzz.sdm import PS, RW, US, XD, A, Access, D, P
+from mmu.testing.sdm import PS, RW, US, XD, A, Access, D, P
 
 from .rig import (
     FETCH,

@@ -8,8 +8,8 @@ from itertools import product
 
 import pytest
 
-from emu.fuzz.sdm import RW, US, XD, A, D, P
 from mmu.api import MAP_TRAP
+from mmu.testing.sdm import RW, US, XD, A, D, P
 
 from .rig import FETCH, PAGED, READ, USER_FETCH, USER_READ, USER_WRITE, WRITE, GeneralProtection
 from .tables import USER_RW

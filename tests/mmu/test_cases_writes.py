@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from emu.fuzz.sdm import RW, US, A, D, P
+from mmu.testing.sdm import RW, US, A, D, P
 
 from .rig import PAGED, READ, USER_READ, USER_WRITE, WRITE
 from .tables import USER_RW

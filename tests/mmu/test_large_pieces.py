@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from emu.fuzz.sdm import PS, RW, US, Access, P
+from mmu.testing.sdm import PS, RW, US, Access, P
 
 from .rig import FETCH, READ, WRITE
 

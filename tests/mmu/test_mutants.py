@@ -12,8 +12,8 @@ from functools import partial
 import pytest
 
 from mmu.api import InvariantError
-from mmu.mutants import CATALOGUE, Mutant
 from mmu.plugins import find_mmu
+from mmu.testing.mutants import CATALOGUE, Mutant
 
 from . import (
     test_cases_cache,
@@ -98,7 +98,7 @@ def test_every_one_is_a_plugin_with_a_bug_of_its_own():
     assert len(CATALOGUE) >= 40
     assert len({mutant.bug for mutant in CATALOGUE.values()}) == len(CATALOGUE)
     for name, mutant in CATALOGUE.items():
-        assert find_mmu(f"mmu.mutants:{name}") is mutant
+        assert find_mmu(f"mmu.testing.mutants:{name}") is mutant
         assert Rig(mutant).mmu.compiled_block(0) is None
         assert mutant.dies in ("answer", "stale", "claim", "audit", "crash")
         assert (mutant.crash is not None) == (mutant.dies == "crash")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from emu.fuzz.sdm import A, D
+from mmu.testing.sdm import A, D
 
 from .compiled_first import CompiledFirst
 from .rig import READ, USER_WRITE, WRITE, Rig

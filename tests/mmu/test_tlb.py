@@ -284,3 +284,21 @@ def test_nonzero_skips_what_is_empty():
         words[index] = 1 << index % 64
     assert list(nonzero(words)) == [0, 7, 1023, 1024, 4999]
     assert list(nonzero(memoryview(b""))) == []
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_grant_forgotten_is_held_in_no_epoch(cpus):
+    """An epoch of 0 stands for never, whatever the epoch of now: a 1 there would come round."""
+    bench = Bench(cpus)
+    tracker = bench.tracker
+    for _ in range(2 * EPOCHS):
+        bench.fetch(5, 0)
+        bench.write(5, 0, executable=True)
+        bench.fetch(5, cpus - 1)
+        if cpus > 1:
+            assert not tracker.is_held(tracker.checked_epoch[5]), tracker.epoch
+        tracker.protect(5)
+        for epochs in (tracker.written_epoch, tracker.checked_epoch):
+            assert not tracker.is_held(epochs[5]), tracker.epoch
+        bench.write(5)  # data again
+        tracker.flush_all()

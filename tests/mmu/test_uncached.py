@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from emu.fuzz.sdm import RW, US, A, D, P
 from mmu.api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE
+from mmu.testing.sdm import RW, US, A, D, P
 
 from .rig import DEVICE, FETCH, HOLE, READ, ROM, USER_FETCH, USER_READ, WRITE, Access, Rig
 from .tables import USER_RW

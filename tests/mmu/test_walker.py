@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from emu.fuzz.sdm import RW, US, A, D, P
 from mmu.arch import Features
+from mmu.testing.sdm import RW, US, A, D, P
 from mmu.walker import Context, describe, pdptes_valid, read_pdptes, set_accessed_dirty, walk
 
 from .rig import MODES, PAGED, ROM, USER_FETCH, WRITE, Rig, access_bits, paging_registers

@@ -16,10 +16,10 @@ from __future__ import annotations
 from contextlib import suppress
 from random import Random
 
-from emu.fuzz.sdm import PS, RW, US, XD, A, D, G, P
 from mmu.api import FRAME_MASK, MAP_WRITE
 from mmu.memory import Memory
 from mmu.plugins import make_mmu
+from mmu.testing.sdm import PS, RW, US, XD, A, D, G, P
 
 from .compiled_first import CompiledFirst
 from .rig import (

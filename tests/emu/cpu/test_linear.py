@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from emu.cpu.linear import LinearMemory
-from emu.fuzz.sdm import RW, A, D, P
+from mmu.testing.sdm import RW, A, D, P
 from tests.mmu.rig import Rig
 
 DATA, STACK, OTHER = 0x40000000, 0x80000000, 0xC0000000

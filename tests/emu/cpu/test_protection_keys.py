@@ -6,12 +6,12 @@ from __future__ import annotations
 import pytest
 
 from emu.cpu.vcpu import Vcpu
-from emu.fuzz.sdm import RW, US, A, D, P
 from emu.jit import compiled_code
 from emu.ports import PortBus
 from emu.state import ATTR_CODE64, ATTR_DATA32, SEGMENTS, CpuState, Segment, Table
 from mmu.memory import Memory
 from mmu.plugins import make_mmu
+from mmu.testing.sdm import RW, US, A, D, P
 from tests.mmu.tables import Tables
 
 CODE, DATA, KEYED_CODE, SUPERVISORS = 0x1000, 0x4000_1000, 0x4000_2000, 0x4000_3000

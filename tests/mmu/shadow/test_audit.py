@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pytest
 
-from emu.fuzz.sdm import RW, US, A, D, P
 from mmu.api import InvariantError
 from mmu.shadow.pool import (
     SPTE_LARGE,
@@ -19,6 +18,7 @@ from mmu.shadow.pool import (
     SPTE_USER,
     SPTE_WRITABLE,
 )
+from mmu.testing.sdm import RW, US, A, D, P
 
 from ..rig import READ, WRITE, Rig
 from ..tables import USER_RW

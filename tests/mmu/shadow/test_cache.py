@@ -276,10 +276,12 @@ def test_a_leaf_table_may_go_out_of_sync_and_come_back(bench, cache):
         bench.leaf(page, index, 0x200 + index)
     assert cache.unsync.try_unsync(5)
     assert not cache.is_protected(5)
-    assert cache.unsync.copies[5] == array("Q", bench.memory.table64(5))
+    assert page.copy is cache.unsync.copies[5]
+    assert page.copy == array("Q", bench.memory.table64(5))
     bench.memory.table64(5)[2] = 0x7777
     assert [cache.unsync.is_stale(page.base + index) for index in range(4)] == [0, 0, 1, 0]
     cache.unsync.sync(5)
+    assert page.copy is None, "nothing is to be compared any more"
     assert cache.is_protected(5)
     assert [bool(bench.words[page.base + index]) for index in range(4)] == [1, 1, 0, 1]
 

@@ -7,8 +7,6 @@ from itertools import product
 
 import pytest
 
-from emu.fuzz import sdm
-from emu.fuzz.sdm import US, P
 from mmu.arch import ACC_ALL, Features
 from mmu.shadow.context import SHIFTS_32, ShadowContext, hardware_tests
 from mmu.shadow.pool import SPTE_NX, SPTE_PRESENT
@@ -21,6 +19,8 @@ from mmu.shadow.role import (
     pkey_of,
     quadrant_in,
 )
+from mmu.testing import sdm
+from mmu.testing.sdm import US, P
 from mmu.walker import Context, walk
 
 from ..rig import ALL_ACCESSES, MODES, PAGED, Rig, access_bits, paging_registers

@@ -11,8 +11,8 @@ from itertools import product
 import pytest
 
 import mmu.shadow.fault as fault
-from emu.fuzz.sdm import RW, US, A, D, P
 from mmu.api import PageFault
+from mmu.testing.sdm import RW, US, A, D, P
 
 from ..compiled_first import CompiledFirst
 from ..rig import FETCH, MODES, READ, USER_FETCH, USER_READ, USER_WRITE, WRITE, Rig

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 import mmu.shadow.fault as fault
-from emu.fuzz.sdm import A, D
+from mmu.testing.sdm import A, D
 
 from ..compiled_first import CompiledFirst
 from ..rig import DEVICE, HOLE, READ, WRITE, Rig

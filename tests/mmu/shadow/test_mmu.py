@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from emu.fuzz.sdm import RW, US, A, D, P, Regs
 from mmu.api import MAP_READ, MAP_TRAP, MAP_WRITE
+from mmu.testing.sdm import RW, US, A, D, P, Regs
 from mmu.trace import TraceLines
 
 from ..rig import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from emu.fuzz.sdm import A, D
 from mmu.shadow.pool import ShadowPage
+from mmu.testing.sdm import A, D
 
 from ..compiled_first import CompiledFirst
 from ..rig import READ, WRITE, Rig

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from emu.fuzz.sdm import US, A, D, P
 from mmu.api import MAP_EXEC, MAP_READ, MAP_TRAP, MAP_WRITE
 from mmu.shadow.fast.walk import hit
+from mmu.testing.sdm import US, A, D, P
 
 from ... import world
 from ...compiled_first import CompiledFirst

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Wrong on purpose: each class is the shadow MMU with one bug that a real one had, or nearly had.
 
-They show what the tests are worth: `tests/mmu/test_mutants.py` runs the cases against each and
-wants it killed, by a case of a number in ``case``. And as plug-ins (``mmu.mutants:Kvm2007``) they
-show what the bug does to a guest, and what ``lockstep:mmu.mutants:Kvm2007,uncached`` says to it.
+They show what the tests are worth: `tests/mmu/test_mutants.py` runs the cases against each, and a
+case of a number in ``case`` must kill it. As plug-ins (``mmu.testing.mutants:WpNotInKey``) they
+show what the bug does to a guest, and ``lockstep:mmu.testing.mutants:WpNotInKey,uncached`` stops
+there.
 
 ``bug`` says in a line what is wrong, ``dies`` how that is found. ``CATALOGUE`` lists them by name.
 """

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..api import MAP_TRAP
-from ..shadow.pool import SPTE_TRAP
+from ...api import MAP_TRAP
+from ...shadow.pool import SPTE_TRAP
 from .base import Mutant, around, instead
 
 

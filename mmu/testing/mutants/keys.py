@@ -6,15 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..arch import (
+from ...arch import (
     ACC_ALL,
     ACC_WRITE,
     Levels,
 )
-from ..kvm2007 import KeyWithoutAccess
-from ..shadow.context import ShadowContext
-from ..shadow.pool import ShadowPage
-from ..shadow.role import (
+from ...kvm2007 import KeyWithoutAccess
+from ...shadow.context import ShadowContext
+from ...shadow.pool import ShadowPage
+from ...shadow.role import (
     ACCESS_SHIFT,
     GLEVELS_MASK,
     NXE,
@@ -28,7 +28,7 @@ from ..shadow.role import (
     is_direct,
     level_of,
 )
-from ..walker import Walk
+from ...walker import Walk
 from .base import Mutant, around
 
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..arch import (
+from ...arch import (
     PAGE_SHIFT,
 )
-from ..shadow.pool import ShadowPage
+from ...shadow.pool import ShadowPage
 from .base import Mutant, around
 
 

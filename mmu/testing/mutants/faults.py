@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..api import Answer, PageFault
-from ..arch import (
+from ...api import Answer, PageFault
+from ...arch import (
     ACC_EXEC,
     ACC_USER,
     ACC_WRITE,
@@ -16,9 +16,9 @@ from ..arch import (
     PFERR_RSVD,
     is_present,
 )
-from ..shadow.context import ShadowContext
-from ..shadow.pool import SPTE_PRESENT, ShadowPage
-from ..walker import Walk
+from ...shadow.context import ShadowContext
+from ...shadow.pool import SPTE_PRESENT, ShadowPage
+from ...walker import Walk
 from .base import Mutant, around, instead
 
 

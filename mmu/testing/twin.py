@@ -9,16 +9,14 @@ there at a time since this vCPU's last invalidation of the page at which the ent
 they are now. A fault may never be stale, nor may upper entries be.
 
 **Whose truth.** The plug-ins take theirs from `mmu.walker`, and so does the twin. So what that says
-of an access is held, each time, against the SDM's tables in `emu.fuzz.sdm`, which share nothing
+of an access is held, each time, against the SDM's tables in `mmu.testing.sdm`, which share nothing
 with it: the fault, the frame, the page, A and D.
 """
 
 from __future__ import annotations
 
-from emu.fuzz import sdm
-from emu.fuzz.case import Difference
-from mmu.api import FRAME_MASK, NotCanonical, PagingRegisters
-from mmu.arch import (
+from ..api import FRAME_MASK, NotCanonical, PagingRegisters
+from ..arch import (
     ACCESS_AC,
     ACCESS_FETCH,
     ACCESS_IMPLICIT,
@@ -31,8 +29,10 @@ from mmu.arch import (
     PT_DIRTY,
     Features,
 )
-from mmu.memory import Memory, Slot
-from mmu.walker import Context, Walk, set_accessed_dirty, walk
+from ..memory import Memory, Slot
+from ..walker import Context, Walk, set_accessed_dirty, walk
+from . import sdm
+from .difference import Difference
 
 __all__ = ["Device", "Twin"]
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
-from ..api import TlbHost
-from ..arch import (
+from ...api import TlbHost
+from ...arch import (
     Features,
 )
-from ..memory import Memory
-from ..observe import CompiledBlock
-from ..shadow.context import ShadowContext
-from ..shadow.mmu import ShadowMmu
+from ...memory import Memory
+from ...observe import CompiledBlock
+from ...shadow.context import ShadowContext
+from ...shadow.mmu import ShadowMmu
 
 
 def around(owner: object, name: str, wrapper: Callable[..., Any]) -> None:

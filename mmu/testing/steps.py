@@ -22,10 +22,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from emu.fuzz.case import Case
-from emu.fuzz.guest import EXTRA_SLOTS, POLICIES
-from emu.fuzz.world import World
-from mmu.arch import (
+from ..arch import (
     ACCESS_AC,
     ACCESS_FETCH,
     ACCESS_IMPLICIT,
@@ -56,6 +53,9 @@ from mmu.arch import (
     PT_WRITABLE,
     Levels,
 )
+from .difference import Case
+from .setup import EXTRA_SLOTS, POLICIES
+from .world import World
 
 __all__ = ["Steps"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..shadow.pool import SPTE_TRAP_WRITE, SPTE_WRITABLE, ShadowPage
+from ...shadow.pool import SPTE_TRAP_WRITE, SPTE_WRITABLE, ShadowPage
 from .base import Mutant, around, instead
 
 

@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..api import Answer, PagingRegisters, TlbHost
-from ..arch import (
+from ...api import Answer, PagingRegisters, TlbHost
+from ...arch import (
     CR0_PG,
     Features,
     Levels,
 )
-from ..memory import Memory
-from ..shadow.context import ShadowContext
-from ..shadow.pool import ShadowPage
-from ..walker import read_pdptes
+from ...memory import Memory
+from ...shadow.context import ShadowContext
+from ...shadow.pool import ShadowPage
+from ...walker import read_pdptes
 from .base import Mutant, around, instead
 
 

@@ -12,9 +12,8 @@ frame with code in it, somebody must drop the code.
 
 from __future__ import annotations
 
-from emu.fuzz.case import Difference
-from mmu.api import FRAME_MASK, MAP_EXEC, MAP_TRAP, MAP_WRITE
-from mmu.arch import (
+from ..api import FRAME_MASK, MAP_EXEC, MAP_TRAP, MAP_WRITE
+from ..arch import (
     ACCESS_AC,
     ACCESS_FETCH,
     ACCESS_IMPLICIT,
@@ -23,7 +22,8 @@ from mmu.arch import (
     PAGE_SHIFT,
     PAGE_SIZE,
 )
-from mmu.memory import Memory
+from ..memory import Memory
+from .difference import Difference
 
 __all__ = ["ModelTlb", "side_of"]
 

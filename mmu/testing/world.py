@@ -2,7 +2,7 @@
 """A plug-in on one memory, the architecture's truth on a twin of it, and steps done to both.
 
 After every step the plug-in is audited, all that it may have written is compared, and the model
-TLBs are looked over. Every answer is held against a fresh walk of the twin; `emu.fuzz.twin` says
+TLBs are looked over. Every answer is held against a fresh walk of the twin; `mmu.testing.twin` says
 what may differ, and for how long.
 
 Steps are JSON lists, (name, arguments...). A step that makes no sense where it stands does nothing,
@@ -14,10 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from emu.fuzz.case import Case, Difference
-from emu.fuzz.tlb import ModelTlb
-from emu.fuzz.twin import Device, Twin
-from mmu.api import (
+from ..api import (
     FRAME_MASK,
     MAP_EXEC,
     MAP_READ,
@@ -26,7 +23,7 @@ from mmu.api import (
     Answer,
     PagingRegisters,
 )
-from mmu.arch import (
+from ..arch import (
     ACCESS_AC,
     ACCESS_FETCH,
     ACCESS_IMPLICIT,
@@ -40,11 +37,14 @@ from mmu.arch import (
     PAGE_SIZE,
     Features,
 )
-from mmu.memory import Memory, MemoryMapError
-from mmu.plugins import make_mmu
-from mmu.shadow.fast.publish import KINDS
-from mmu.shadow.fast.walk import hit
-from mmu.walker import Walk, pdptes_valid
+from ..memory import Memory, MemoryMapError
+from ..plugins import make_mmu
+from ..shadow.fast.publish import KINDS
+from ..shadow.fast.walk import hit
+from ..walker import Walk, pdptes_valid
+from .difference import Case, Difference
+from .tlb import ModelTlb
+from .twin import Device, Twin
 
 __all__ = ["World"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import random
 
-from emu.fuzz.case import Case
-from mmu.arch import PAGE_SHIFT
+from ..arch import PAGE_SHIFT
+from .difference import Case
 
 __all__ = ["EXTRA_SLOTS", "POLICIES", "make_case"]
 
