@@ -28,7 +28,12 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from emu.cpu import raw
 from emu.cpu.compiled import CompiledCode
+
+# Address space. With less of it these packages end the process, or raise whatever they like.
+_ROOM_TO_LOAD = 256 << 20
+_ROOM_TO_COMPILE = 1 << 30
 
 _owners: list[Any] = []
 """The execution engines that own the machine code: they live as long as the process."""
@@ -41,13 +46,15 @@ def is_available() -> bool:
 
 @lru_cache(maxsize=1)
 def compiled_code() -> CompiledCode | None:
-    """Return the compiled entry points, or None if the packages are missing.
+    """Return the compiled entry points, or None if the packages are missing or have no room.
 
     The first call on a machine compiles (about 2 s); later ones load (about 0.1 s).
     """
+    if not raw.has_room(_ROOM_TO_LOAD):
+        return None
     try:
         import llvmlite.binding as llvm
-    except ImportError:
+    except (ImportError, OSError):  # it is not there, or there is no memory for its library
         return None
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -55,7 +62,7 @@ def compiled_code() -> CompiledCode | None:
     try:
         code = path.read_bytes()
     except OSError:
-        if not is_available():
+        if not (is_available() and raw.has_room(_ROOM_TO_COMPILE)):
             return None
         code = _compile(llvm)
         _keep(path, code)

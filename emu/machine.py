@@ -461,7 +461,9 @@ def _compiled_code(jit: str) -> CompiledCode | None:
 
     code = compiled_code()
     if code is None and jit == "on":
-        raise UsageError("compiled code needs the packages numba and llvmlite: see README, jit")
+        raise UsageError(
+            "compiled code needs the packages numba and llvmlite (see README, jit), and memory"
+        )
     return code
 
 

@@ -9,6 +9,8 @@ raise: an exception in it would be printed and lost. Calls that fail raise `Engi
 from __future__ import annotations
 
 import ctypes
+import mmap
+import sys
 from typing import Any
 
 from unicorn import unicorn_const as _uc
@@ -115,11 +117,46 @@ def _ctl(handle: int, control: int, *arguments: Any) -> None:
     check(status, f"uc_ctl {control}")
 
 
+_CODE_BUFFER = 1 << 30
+"""The address space that Unicorn takes for the code of one engine, if it is not told otherwise."""
+_LEAST_CODE_BUFFER = 8 << 20
+
+
+def has_room(size: int) -> bool:
+    """Return whether `size` more bytes of address space are to be had now (`ulimit -v`, the limit
+    of a container). Nothing is taken. Windows limits no address space: always True there."""
+    if sys.platform == "win32":
+        return True
+    try:
+        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANON, prot=0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _code_buffer() -> int | None:
+    """Return how large the buffer for translated code must be, or None for Unicorn's own choice.
+
+    Unicorn ends the process when it cannot have its buffer. So there must be room for two, the
+    second for all else. A buffer that is full is emptied: a small one costs time and changes
+    nothing. Raises EngineError if there is no room for the least.
+    """
+    size = _CODE_BUFFER
+    while size >= _LEAST_CODE_BUFFER:
+        if has_room(2 * size):
+            return None if size == _CODE_BUFFER else size
+        size //= 2
+    raise EngineError("not enough memory for an engine: this process's address space is limited")
+
+
 def open_engine(model: int) -> int:
     """Open an x86-64 engine with CPU model `UC_CPU_X86_*` and return its handle."""
     handle = _ptr()
+    buffer = _code_buffer()
     check(_lib.uc_open(_uc.UC_ARCH_X86, _uc.UC_MODE_64, ctypes.byref(handle)), "uc_open")
     assert handle.value is not None
+    if buffer is not None:
+        _ctl(handle.value, _uc.UC_CTL_TCG_BUFFER_SIZE, ctypes.c_uint32(buffer))
     _ctl(handle.value, _uc.UC_CTL_CPU_MODEL, ctypes.c_int(model))
     # Without this every return re-translates the `until` address, fill hook and all.
     _ctl(handle.value, _uc.UC_CTL_UC_USE_EXITS, ctypes.c_int(1))
