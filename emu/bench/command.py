@@ -211,11 +211,11 @@ def _write(options: argparse.Namespace, report: Report) -> None:
     try:
         if options.json:
             text = json.dumps(report.as_dict(), indent=1)
-            options.json.write_text(text + "\n", encoding="utf-8")
+            options.json.write_text(text + "\n", encoding="utf-8", newline="\n")
         if options.markdown:
-            options.markdown.write_text(report.markdown(), encoding="utf-8")
+            options.markdown.write_text(report.markdown(), encoding="utf-8", newline="\n")
         if options.svg:
-            options.svg.write_text(report.chart(), encoding="utf-8")
+            options.svg.write_text(report.chart(), encoding="utf-8", newline="\n")
     except OSError as error:
         raise UsageError(f"cannot write {error.filename}: {error.strerror}") from None
     except ValueError:

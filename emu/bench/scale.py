@@ -47,7 +47,13 @@ from guests import load
 with Machine(load("hello").path, memory=int(sys.argv[1]) << 20, jit="off") as machine:
     assert machine.run(timeout=60).exit_code == 33
 status = Path("/proc/self/status")
-if status.exists():  # Linux's ru_maxrss counts what the parent had
+if sys.platform == "win32":
+    from ctypes import byref, c_size_t, c_void_p, windll
+
+    counters = (c_size_t * 9)(72)  # PROCESS_MEMORY_COUNTERS: cb, PageFaultCount, PeakWorkingSetSize
+    windll.kernel32.K32GetProcessMemoryInfo(c_void_p(-1), byref(counters), 72)
+    print(counters[1])
+elif status.exists():  # Linux's ru_maxrss counts what the parent had
     lines = status.read_text(encoding="ascii").splitlines()
     print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024)
 else:

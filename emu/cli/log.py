@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from pathlib import Path
+from typing import TextIO
 
 from emu.cli import say
 
@@ -24,7 +26,12 @@ class _Ends:
 
 
 class LogFile(_Ends, logging.FileHandler):
-    """The file of -D."""
+    """The file of -D; its lines end with LF on every host."""
+
+    def _open(self) -> TextIO:
+        """Open it as `logging.FileHandler` would, but for the line ends."""
+        path = Path(self.baseFilename)
+        return path.open(self.mode, encoding=self.encoding, errors=self.errors, newline="\n")
 
     def close(self) -> None:
         """Close the file; what a full disk does not take is lost, and has been told."""

@@ -86,7 +86,7 @@ def write_json(path: str, outcome: Outcome, counters: Mapping[str, int], *, seri
     if tlb_findings is not None:
         document["tlb_findings"] = list(tlb_findings)
     try:
-        Path(path).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        Path(path).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8", newline="\n")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -76,7 +76,7 @@ def save(path: Path, case: Case, failure: Failure) -> None:
         "steps": case["steps"],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_dump(what), encoding="utf-8")
+    path.write_text(_dump(what), encoding="utf-8", newline="\n")
 
 
 def _dump(what: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -480,7 +481,7 @@ def test_bad_disks_are_one_line(tmp_path, capfd, content, word):
 def test_bad_usage_is_one_line_and_2(words, word, capfd):
     assert main(words) == 2
     _, err = capfd.readouterr()
-    assert word in err
+    assert word in err.replace("\\", "/")
     assert one_line(err[err.rindex("shadowcorn: ") :])
     assert "Traceback" not in err
 
@@ -747,3 +748,11 @@ def test_which_drive_is_booted(tmp_path, where, words, bad, drive):
         done = subprocess.run([QEMU, *options], stdin=subprocess.DEVNULL, timeout=60)
         status = done.returncode
     assert status == {"hard disk": 33, "floppy": 35}[drive]
+
+
+def test_readme_counts_the_instructions_of_smp_boot(capfd):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("$ shadowcorn run guest:smp_boot -smp 4")[2]
+    count = shown.partition("exit code 33, ")[2].partition(" in ")[0]
+    assert main(["run", "guest:smp_boot", "-smp", "4", "-display", "none"]) == 33
+    assert f", {count} in " in capfd.readouterr().err
