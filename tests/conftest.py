@@ -11,6 +11,7 @@ def pytest_collection_modifyitems(config, items):
         reasons = {
             "fuzz": "long; run with -m fuzz",
             "kernels": "minutes each; run with -m kernels",
+            "hosts": "other hosts, minutes each; run with -m hosts",
             "timing": "needs a free machine; -m timing",
         }
         for item in items:
