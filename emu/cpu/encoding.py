@@ -78,7 +78,7 @@ class Encoding(NamedTuple):
 
     `map` is 0 for one-byte opcodes, 1 for 0F, 2 for 0F 38, 3 for 0F 3A. `opcode_at` is where the
     last opcode byte stands, `modrm` None where there is none. `base` and `scaled` (the
-    index) are register numbers or None; `base` is 16 for RIP. `vex` holds the VEX bytes, or nothing.
+    index) are register numbers or None; `base` is 16 for RIP. `vex` holds the VEX bytes, or none.
     """
 
     prefixes: Prefixes
@@ -119,8 +119,10 @@ _MODRM_0 = frozenset(
     + [*range(0x80, 0x90), *range(0xD0, 0xD4), *range(0xD8, 0xE0)]
 )
 _NO_MODRM_1 = frozenset(
-    [4, 5, 6, 7, 8, 9, 0xA, 0xB, 0xC, 0xE, *range(0x30, 0x40), 0x77, *range(0x80, 0x90)]
-    + [0xA0, 0xA1, 0xA2, 0xA8, 0xA9, 0xAA, *range(0xC8, 0xD0)]
+    (
+        *(4, 5, 6, 7, 8, 9, 0xA, 0xB, 0xC, 0xE, *range(0x30, 0x40), 0x77, *range(0x80, 0x90)),
+        *(0xA0, 0xA1, 0xA2, 0xA8, 0xA9, 0xAA, *range(0xC8, 0xD0)),
+    )
 )
 # Immediates: how many bytes, or one of these.
 _Z, _V, _FAR, _OFFSET = -1, -2, -3, -4  # operand size up to 4; up to 8; far pointer; address
