@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 from pathlib import Path
-from typing import TextIO
 
 from emu.cli import say
 
@@ -28,10 +28,10 @@ class _Ends:
 class LogFile(_Ends, logging.FileHandler):
     """The file of -D; its lines end with LF on every host."""
 
-    def _open(self) -> TextIO:
+    def _open(self) -> io.TextIOWrapper:
         """Open it as `logging.FileHandler` would, but for the line ends."""
-        path = Path(self.baseFilename)
-        return path.open(self.mode, encoding=self.encoding, errors=self.errors, newline="\n")
+        raw = Path(self.baseFilename).open(f"{self.mode}b")  # noqa: SIM115 (logging closes it)
+        return io.TextIOWrapper(raw, encoding=self.encoding, errors=self.errors, newline="\n")
 
     def close(self) -> None:
         """Close the file; what a full disk does not take is lost, and has been told."""
