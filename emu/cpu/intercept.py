@@ -46,7 +46,7 @@ from emu.cpu.msr import is_canonical
 from emu.cpu.registers import EFLAGS_AC, EFLAGS_RF, EFLAGS_TF, EFLAGS_VM
 from emu.cpu.slice import Exit
 from emu.state import Table
-from mmu.arch import ACCESS_AC, ACCESS_READ, ACCESS_USER, CR0_PE
+from mmu.arch import ACCESS_AC, ACCESS_READ, ACCESS_USER, CR0_PE, CR0_PG, EFER_LMA
 
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
@@ -131,7 +131,9 @@ class Intercepts:
         h[H.INTERCEPT_CR_WRITE_H] = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8
         wanted = _bit(H.EXIT_NMI) | _bit(H.EXIT_SMI) | _bit(H.EXIT_VINTR) | _bit(H.EXIT_MSR)
         wanted |= _bit(H.EXIT_PAUSE) | _bit(H.EXIT_HLT)
-        wanted |= _bit(_EXIT_GDTR_WRITE) | _bit(_EXIT_IDTR_WRITE) | _bit(_EXIT_TR_WRITE)
+        wanted |= _bit(_EXIT_TR_WRITE)
+        if regs.efer & EFER_LMA:
+            wanted |= _bit(_EXIT_GDTR_WRITE) | _bit(_EXIT_IDTR_WRITE)
         if self._flush_on_invlpg:
             wanted |= _bit(H.EXIT_INVLPG)
         if not regs.cr0 & CR0_PE:
@@ -233,7 +235,7 @@ class Intercepts:
         except Fault as fault:
             self.fault(fault)
             return
-        if (old ^ regs.cr0) & CR0_PE:
+        if (old ^ regs.cr0) & (CR0_PE | CR0_PG):
             self.program()
         self.finish(length)
 

@@ -139,3 +139,17 @@ def test_ltr_of_r9(rig: Rig) -> None:
     rig.regs.rcx, rig.regs.r9 = TSS_SELECTOR, 0
     assert rig.run() is Exit.HALT
     assert rig.events == [(GP, 0x1000)]
+
+
+def test_a_base_is_checked_from_when_long_mode_is_entered(rig: Rig) -> None:
+    """32-bit code sets CR0.PG with EFER.LME, jumps to 64-bit code, and loads a GDTR there."""
+    rig.protected("nmi twice")
+    rig.put(0x1000, "0f22c0 ea0011000038 00")
+    rig.put(0x1100, "0f0116 f4")
+    rig.put(OPERAND, bytes(2) + (1 << 60).to_bytes(8, "little"))
+    rig.regs.cr4, rig.regs.efer = 0x20, 0x100
+    rig.regs.rax, rig.regs.rsi = 0x8000_0011, OPERAND
+    before = rig.regs.gdtr
+    rig.run()
+    assert rig.events[0] == (GP, 0x1100)
+    assert rig.regs.gdtr == before
