@@ -12,20 +12,21 @@ its own tables, and the machine is told what satisfies both.
 
 How they share one guest without noise:
 
-*A and D.* The first sets them, and then the second would find them set. So the entries that an
-access can change, those on its path, are put back between the two, unseen by either, and are
-compared when the second is done. They are then what both have made of them.
+*A and D.* The first sets them, and the second would find them set. So the entries on the path of an
+access are put back between the two, unseen by either. When the second is done, what each has made
+of them is compared.
 
-*Answers.* The machine gets the first's. If the second wants a store trapped, it is trapped: its
-tables must hear of it. Each believes that its own answer stands in the TLB; as the one given allows
-no more than either's to do unseen, both remember too much and never too little.
+*Answers.* The machine gets the first's. If the second wants a store trapped, it is trapped, as the
+second must see it. Each plug-in takes its own answer for what the TLB holds. The mapping handed out
+never allows an untrapped access that either plug-in refused, so each may overestimate what the TLB
+holds, and never underestimates it.
 
-*Native.* It cannot be one of the two. There the engine walks the guest's tables by itself and asks
-nobody, so there is no answer to hold against another. What it can be is a third opinion at the end:
-the same kernel on it must print the same, and the program fuzzer compares registers and memory.
+*Native.* It cannot be one of the two: there the engine walks the guest's tables by itself, so there
+is no answer to compare. It is a third opinion at the end: the same kernel must print the same on
+it, and the program fuzzer compares registers and memory.
 
-*Flushes.* Either may flush at any time, the other does not hear of it and goes on believing that
-the TLB holds what it held. That, too, is too much and never too little.
+*Flushes.* Either may flush at any time. The other is not notified, and still takes the TLB to hold
+what it held: an overestimate again.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guest-physical memory: slots of RAM, ROM and MMIO, and who must hear of a write.
+"""Guest-physical memory: slots of RAM, ROM and MMIO, and the report of every write.
 
 A slot is a range of guest-physical addresses, a multiple of 4 KiB at a multiple of 4 KiB. RAM and
 ROM slots own one host buffer each, which the machine also gives to the engine that executes the
 guest, so a byte exists once. What lies in no slot is a hole: it reads as all ones and swallows
 writes, as an address on the bus does that no chip answers.
 
-Writes that come through here are told to the listeners once the bytes stand, whoever made them.
-Stores that the engine makes straight into RAM do not pass; the memory management unit sees to it
-that none of those is one that matters (it write-protects what it must hear of).
+Every write made through this class is reported to the listeners after the bytes have changed.
+Stores that the engine makes straight into RAM are not reported. The memory management unit makes
+sure that none of these matters: it write-protects each frame whose writes it must see.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Slot:
 
     @property
     def end(self) -> int:
-        """The first address behind the slot."""
+        """The first address after the slot."""
         return self.gpa + self.size
 
     def __repr__(self) -> str:
@@ -193,7 +193,7 @@ class Memory:
         return sum(slot.size for slot in self.slots() if slot.kind == "ram")
 
     def top_of_ram(self) -> int:
-        """Return the first address behind the highest RAM slot, 0 without RAM."""
+        """Return the first address after the highest RAM slot, 0 without RAM."""
         return max((slot.end for slot in self.slots() if slot.kind == "ram"), default=0)
 
     # --- Reads and writes -----------------------------------------------------------------------

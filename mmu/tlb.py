@@ -1,10 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the TLBs may hold: which frames are writable or executable somewhere, since which flush.
 
-Nobody can ask Unicorn what its TLB holds, so we remember what was granted and when. Time is
-counted in *epochs*: the epoch moves on once every vCPU's TLB has been emptied since it began. A
-grant of an older epoch is in no TLB any more. Epochs are small numbers that come round again; a
-stale one that looks fresh costs a needless flush and nothing else.
+Unicorn's TLB cannot be read, so the tracker remembers what was granted and when. Time is counted in
+*epochs*: an epoch ends when every vCPU's TLB has been emptied since it began.
+
+One vCPU. Its flush ends the epoch, and no older grant is left: only grants of this epoch are held::
+
+    epoch       3        | 4            | 5
+    vCPU 0      grant A  F      grant B  F     grant C       held now: C
+
+Two vCPUs. A vCPU may be granted something after its own flush, in an epoch that the other vCPU's
+flush then ends. So grants of this epoch and of the one before are held, none older::
+
+    epoch       3                       | 4
+    vCPU 0      grant A  F  grant B     |       grant D
+    vCPU 1               grant C        F              held now: B, D; taken for held: A, C
+
+An epoch is a number from 1 to 127 that comes round again, as one byte a frame must hold it. A grant
+127 epochs old therefore looks fresh; it costs a needless flush and nothing else.
 
 On this rests the rule of translated code, *writable xor executable*. An engine checks stores
 against its translated code only through TLB entries that are executable and writable at once, and
@@ -66,11 +79,9 @@ class TlbTracker:
         self.cpus = cpus
         self.counters = counters
         self.epoch = 1
-        # A lone vCPU's flush ends the epoch. Of several, one may have been granted something in
-        # this epoch before its own flush and another after it: only the epoch before is over.
-        self._window = 1 if cpus == 1 else 2
+        self._window = 1 if cpus == 1 else 2  # how many epochs a grant may be held: see above
         self._everyone = (1 << cpus) - 1
-        self._flushed = 0
+        self._flushed = 0  # a bit for each vCPU that was flushed in this epoch
         self._memory = memory
         self._code: set[int] = set()  # the frames whose fetched_epoch is not 0
         self._dirty: set[int] | None = None
@@ -85,7 +96,7 @@ class TlbTracker:
         self._make_room()
 
     def _make_room(self) -> None:
-        """Have a byte for every frame that is RAM or ROM, for each kind of grant."""
+        """Allocate a byte for each kind of grant and each frame that is RAM or ROM."""
         frames = frames_of(self._memory)
         buffers = [mmap.mmap(-1, frames * size) for size in (1, 1, 1, 4)]
         self.written_epoch = memoryview(buffers[0])
@@ -111,14 +122,14 @@ class TlbTracker:
     # --- Dirty logging ------------------------------------------------------------------------
 
     def start_dirty_log(self) -> None:
-        """Note from now on which frames are written: every grant of WRITE passes through here,
-        so after one flush nothing is missed (KVM_GET_DIRTY_LOG)."""
+        """Log which frames are written from now on. Every grant of WRITE passes through here, so
+        nothing is missed after one flush (KVM_GET_DIRTY_LOG)."""
         self._dirty = set()
         self.is_logging = True
         self.flush_all()
 
     def dirty_log(self) -> list[int]:
-        """Return the gfns written since the log was started or last read, and begin anew.
+        """Return the gfns written since the log was started or last read, and empty the log.
 
         Raises:
             ValueError: it was not started.
@@ -130,7 +141,7 @@ class TlbTracker:
         return written
 
     def stop_dirty_log(self) -> None:
-        """Note no more."""
+        """End the log."""
         self._dirty = None
         self.is_logging = False
 
@@ -208,15 +219,15 @@ class TlbTracker:
         return self.is_held(self.written_epoch[gfn]) or self.is_held(self.checked_epoch[gfn])
 
     def protect(self, gfn: int) -> None:
-        """See to it that no TLB lets stores to this frame through."""
+        """Make sure that no TLB lets stores to this frame through."""
         if gfn < len(self.written_epoch):
             if self.may_be_writable(gfn):
                 self.flush_all()
-            # So that an epoch which comes round again does not bring the old grant back.
+            # Or the old grant would come back when its epoch comes round again.
             self.written_epoch[gfn] = self.checked_epoch[gfn] = 0
 
     def changed(self, gfn: int) -> None:
-        """Note a change of a frame's bytes that no engine saw: what was translated is void."""
+        """Note that a frame's bytes changed unseen by the engines: translated code is void."""
         if self._dirty is not None:
             self._dirty.add(gfn)
         if gfn < len(self.fetched_epoch) and self.fetched_epoch[gfn]:

@@ -97,8 +97,8 @@ class ShadowCache(ShadowEntries):
         return page
 
     def reserve(self, pages: int) -> None:
-        """Make room for so many new pages, recycling the longest unused. KVM:
-        make_mmu_pages_available, called before a fault builds anything."""
+        """Make room for ``pages`` new pages by recycling the longest unused. Called before a fault
+        builds anything (KVM: make_mmu_pages_available)."""
         self.zap_some_obsolete(max(pages - self.pool.room, 2))
         while self.pool.room < pages:
             self.counters.mmu_recycled += 1
@@ -129,11 +129,18 @@ class ShadowCache(ShadowEntries):
     def zap_page(self, page: ShadowPage) -> None:
         """Take a page out of the cache. It must not be pinned. O(512 + parents).
 
-        No TLB is flushed: what the TLBs hold still follows from the guest's tables, which have
-        not changed, and the guest itself must invalidate when it changes them (SDM 4.10.4). That
-        a TLB may let stores through to a frame is remembered by the tracker, not by the sptes.
-        Except for large pages: a TLB holds them in pieces, the guest's INVLPG of one address
-        drops one piece, and it is the zap of what stands for the page that drops the others.
+        The TLBs are flushed only if the page may map a large guest page and a vCPU runs on it. For
+        all other pages a TLB entry that outlives the spte does no harm: the guest's tables have not
+        changed, and the guest invalidates when it changes them (SDM 3A 4.10.4)::
+
+            guest's PTE --> spte --> TLB entry      the guest changes the PTE and says INVLPG:
+                            zapped   stays          the engine drops this one TLB entry
+
+            large PDE   --> spte --> TLB entry 1    the guest changes the PDE and says INVLPG once:
+                            zapped   TLB entry 2    the engine drops one; the zap of the spte would
+                                     ...            have flushed the others, but there is none
+
+        That a TLB may let stores through to a frame is remembered by the tracker, not by the sptes.
         """
         flush = self._may_map_large(page) and self._is_running(page)
         for observer in self.observers:
@@ -179,9 +186,9 @@ class ShadowCache(ShadowEntries):
             del self.tables_in_large[group]
 
     def zap_all_fast(self) -> None:
-        """Make every page unreachable at once; none may be pinned or linked from a root table. The
-        pages themselves are taken apart by and by, when room is needed or faults come by (KVM:
-        kvm_mmu_zap_all_fast). Looks at no page: they are of an earlier generation from now on.
+        """Make every page unreachable at once (KVM: kvm_mmu_zap_all_fast). No page may be pinned,
+        or linked from a root table. Looks at no page: each is of an earlier generation from now
+        on, and is taken apart lazily, when room is needed.
         """
         self.version += 1
         self.forget_paths()
@@ -194,7 +201,7 @@ class ShadowCache(ShadowEntries):
         self.tlb.flush_all()
 
     def zap_some_obsolete(self, pages: int) -> None:
-        """Take apart so many of the pages that :meth:`zap_all_fast` left behind."""
+        """Take apart up to ``pages`` of the pages that :meth:`zap_all_fast` left."""
         for _ in range(min(pages, len(self.obsolete))):
             self.zap_page(self.obsolete.pop())
 
@@ -216,8 +223,8 @@ class ShadowCache(ShadowEntries):
         entry width have nothing to fear from it, but in the other width the same bits may be a
         part of an address.
 
-        An engine delivers a store in pieces. What goes on in the entry where the last write ended
-        is the rest of that one and is not counted again.
+        An engine delivers a store in pieces. A write that continues inside the entry where the
+        previous one ended is part of the same store and is not counted again.
         """
         pages = self.tables.get(gpa >> PAGE_SHIFT)
         if pages is None:
@@ -254,8 +261,8 @@ class ShadowCache(ShadowEntries):
             self.zap_page(page)
 
     def zap_reused(self, gfn: int) -> None:
-        """Take out the pages that stand for a frame which is plainly something else now, all but
-        those that a vCPU runs on."""
+        """Zap the pages of a frame that now holds something else, except those that a vCPU runs
+        on."""
         for page in tuple(self.tables[gfn]):
             if not self._is_root(page):
                 self.counters.mmu_reused += 1

@@ -52,7 +52,7 @@ from .pool import (
 _FETCHER = ACCESS_USER | ACCESS_IMPLICIT  # what of an access says in whose name it is made
 
 _PREFETCH = 8
-"""So many entries are filled after one whose neighbour was there; KVM: PTE_PREFETCH_NUM."""
+"""The most entries that one fault fills, its own included; KVM: PTE_PREFETCH_NUM."""
 
 
 class Faults:
@@ -293,11 +293,16 @@ class Faults:
         return spte, place
 
     def _grant_unremembered(self, cpu: int, context: ShadowContext, found: Walk) -> int:
-        """Answer a write under WP = 0 and SMAP without leaving an spte that says it.
+        """Answer a supervisor's write to a user's read-only page under CR0.WP = 0 with SMAP or
+        protection keys, and leave no spte that allows it (MMU-CASES 18 and 27; see docs/mmu.md).
 
-        For a large page there must be one all the same, of the rights that may be remembered: the
-        TLB holds such a page in pieces, the guest's INVLPG drops one, and the others go because
-        the zap of what stands for the page finds that a TLB was answered from it.
+        ================ ====================== ==================================================
+        guest page       spte that is left      why
+        ================ ====================== ==================================================
+        4 KiB            none                   INVLPG drops the one TLB entry
+        large            a read-only one        INVLPG drops one TLB entry of many; the others go
+                                                when the spte is zapped, if its epoch says so
+        ================ ====================== ==================================================
         """
         gpa = found.frame << PAGE_SHIFT
         place = self._install(context, found, found.rights)[1] if found.level != 1 else None
@@ -313,12 +318,12 @@ class Faults:
     def _build(
         self, context: ShadowContext, found: Walk, direct_rights: int, to_level: int
     ) -> tuple[int, int]:
-        """Make the path of shadow pages for a walk down to ``to_level``, or further where it goes
-        on already. Return the place of the leaf, and its level.
+        """Make the path of shadow pages for a walk down to ``to_level``. Return the place of the
+        leaf, and its level: 1 where the path went below ``to_level`` already.
 
-        ``direct_rights`` is the access of the direct pages below a large guest page. It has W
-        only if the page is dirty: another entry that maps the same large page clean must not come
-        to share a writable page, or its D would never be set (MMU-CASES 4).
+        ``direct_rights`` is the access of the direct pages below a large guest page. It has W only
+        if the page is dirty. Or a clean entry that maps the same large page would share a writable
+        shadow page, and its D would never be set (MMU-CASES 4).
         """
         cache = self.cache
         gva = found.gva
@@ -343,10 +348,10 @@ class Faults:
         return place, level
 
     def _descend(self, context: ShadowContext, found: Walk, direct_rights: int) -> tuple[int, int]:
-        """Follow what is there of a path. Return the place reached and its level.
+        """Follow the path as far as it exists. Return the place reached and its level.
 
-        A direct page of other rights than wanted is let go: the guest's large entry has become
-        dirty, or is written under WP = 0 (KVM: validate_direct_spte).
+        A direct page with other rights than ``direct_rights`` is unlinked: the guest's large entry
+        has become dirty, or is written under WP = 0 (KVM: validate_direct_spte).
         """
         words = self.words
         pool = self.pool
@@ -372,10 +377,10 @@ class Faults:
         return place + (gva >> 12 & 511), 1
 
     def _prefetch(self, context: ShadowContext, page: ShadowPage, place: int) -> None:
-        """Fill entries behind one whose neighbour before it was there: the guest walks upward.
+        """Fill the entries after one whose predecessor was there: the guest walks upward.
 
-        Only what a walk would answer without changing anything in the guest: present, accessed,
-        nothing reserved; writable if dirty. No fault of the guest follows from it.
+        Only an entry that a walk would use without changing the guest's table is filled: present,
+        accessed, no reserved bit; writable if dirty. No fault of the guest follows from it.
         """
         paging = context.paging
         words = self.words

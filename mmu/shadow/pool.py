@@ -198,7 +198,7 @@ class Pool:
             )
         self.bound = bound
         self.cpus = cpus
-        # Touched by and by, so a large bound costs nothing until it is used.
+        # Committed lazily by the host, so a large bound costs nothing until it is used.
         self._buffer = mmap.mmap(-1, (cpus + bound) * TABLE_ENTRIES * 8)
         self.words = memoryview(self._buffer).cast("Q")
         self.address = address_of(self._buffer)

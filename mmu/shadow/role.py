@@ -22,9 +22,9 @@ wp        CR0.WP: with it, nobody writes to a read-only page; without it, a supe
 nxe       EFER.NXE: whether bit 63 of an entry forbids fetches or is reserved
 access    what the guest's entries *above* this table allow together: user, write, execute. Two
           directories may point to one table with different rights; the entries below differ, so
-          the pages must (CVE-2021-38198 was the want of this). Of a direct page: what the large
-          entry that it maps allows, together with those above it; W only if that entry is dirty,
-          or its D would never be set when somebody writes
+          the pages must. The 2007 key left this out: CVE-2021-38198. Of a direct page: what the
+          large entry that it maps allows, together with those above it; W only if that entry is
+          dirty, or its D would never be set when the guest writes
 direct    there is no guest table: the page maps a linear range of guest memory, because paging
           is off or because a large guest page is mapped in small ones ("metaphysical" in 2007)
 quadrant  which part of the guest's table this page stands for (see below)

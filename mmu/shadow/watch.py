@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The audit after every event, of what the event touched: what ``--audit`` runs.
 
-To look at every entry after every event costs hundreds of times what the guest does. But an event
+An audit of every entry after every event costs hundreds of times what the guest does. But an event
 touches a handful of entries, and it can only have broken what it touched. So the :class:`Watch`
-finds out what that was, from outside: nobody in the cache must remember to report. The shadow
-tables are handed to the plug-in as :class:`NotedWords`, which notes every place that is written,
-by whomever; pages come and go through two methods of the pool; and a copy of all entries says what
+finds out what that was from outside, and no code in the cache has to remember to report its
+changes. The plug-in gets the shadow tables as :class:`NotedWords`, which record each place that is
+written; pages come and go through two methods of the pool; and a copy of all entries says what
 stood at a place before.
 
 After an event these are checked:
 
 * every entry written, against the guest's entry, the table that it may map, the reverse map, and
-  its child's parents; what it said before is nowhere noted any more (invariants 1, 2, 3);
+  its child's parents; no map still names what it said before (invariants 1, 2, 3);
 * every entry that follows from guest bytes written, whether it was touched or not (2);
 * for a fill, the leaf that answered it and the way that is remembered to it (2, 4); if it built
   anything, every entry on the path, and what stands for the same guest entries in other modes (2);
@@ -20,7 +20,7 @@ After an event these are checked:
 * for a table that went out of sync or came back: the same again, and all its entries (1, 2);
 * the bound (5); for the frame granted: no table writable, no code writable (1, 6).
 
-Everything is checked after so many events that it costs little, when the memory slots change, and
+Everything is checked after enough events that it costs little, when the memory slots change, and
 at the end of a run. What only that finds: notes in the reverse map or among the keys that no
 entry ever stood behind, and guest tables that were written unseen.
 """
