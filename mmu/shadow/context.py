@@ -20,6 +20,8 @@ from ..arch import (
 )
 from ..walker import Context, Walk
 from .pool import (
+    SPTE_FRAME,
+    SPTE_LARGE,
     SPTE_NX,
     SPTE_PKEY_SHIFT,
     SPTE_PRESENT,
@@ -64,6 +66,23 @@ class ShadowContext:
     tests: list[tuple[int, int]]
     plain: list[tuple[int, int]] = field(default_factory=list)
     paths: dict[int, ShadowPage] = field(default_factory=dict)
+
+    def path(self, words: memoryview, gva: int) -> list[tuple[int, int, int]]:
+        """Return (level, place, spte) for each entry on an address's path in the shadow tables,
+        from the root down to the first that is a leaf or not present. For people and audits."""
+        found = []
+        place = self.root
+        gva &= self.paging.gva_mask
+        level = len(self.shifts) + 1
+        for shift in (*self.shifts, PAGE_SHIFT):
+            place += gva >> shift & 511
+            spte = words[place]
+            found.append((level, place, spte))
+            if spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
+                break
+            place = (spte & SPTE_FRAME) >> 3  # a table number << 12 -> its first place
+            level -= 1
+        return found
 
     def directory_key(self, gigabyte: int) -> tuple[int, int] | None:
         """Return (gfn, role) of the directory for a gigabyte of a 32-bit address space."""

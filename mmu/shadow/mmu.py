@@ -30,7 +30,6 @@ from ..api import (
     MAP_READ,
     MAP_WRITE,
     Answer,
-    Mmu,
     NotCanonical,
     PagingRegisters,
     TlbHost,
@@ -67,11 +66,12 @@ from .pool import (
     Pool,
     ShadowPage,
 )
-from .role import describe_role, make_role, mode_bits
+from .role import describe_role, mode_bits
+from .roots import ShadowRoots
 from .watch import Watch
 
 
-class ShadowMmu(Mmu):
+class ShadowMmu(ShadowRoots):
     """The plug-in. ``pool`` is the most shadow pages that may stand at once, all vCPUs together.
 
     Raises:
@@ -150,50 +150,6 @@ class ShadowMmu(Mmu):
         else:
             self._enter_root_table(cpu, context)
         self._publish(cpu, changed)
-
-    def _leave_root(self, cpu: int, context: ShadowContext) -> None:
-        """Unpin the root page, or empty the root table."""
-        context.paths.clear()
-        if context.root_page is not None:
-            context.root_page.pins -= 1
-            context.root_page = None
-            return
-        first = self.pool.root_table(cpu)
-        for place in range(first, first + 4):
-            if self.words[place]:
-                self.cache.unlink(place)
-
-    def _enter_root_page(self, context: ShadowContext) -> None:
-        """Find or make the root page for CR3, and pin it."""
-        paging = context.paging
-        gfn = paging.root_gpa >> PAGE_SHIFT
-        role = make_role(context.mode, paging.levels)
-        page = self.cache.find(gfn, role)
-        if page is None:
-            self.cache.reserve(1)
-            page = self.cache.get_page(gfn, role)
-        else:
-            self.counters.mmu_root_hit += 1
-            self.pool.touch(page)
-        page.pins += 1
-        context.root_page = page
-        context.root = page.base
-
-    def _enter_root_table(self, cpu: int, context: ShadowContext) -> None:
-        """Use the vCPU's root table of four, with what directories there are already."""
-        context.root = self.pool.root_table(cpu)
-        for gigabyte in range(4):
-            self._link_known_directory(context, gigabyte)
-
-    def _link_known_directory(self, context: ShadowContext, gigabyte: int) -> None:
-        """Put the directory of one gigabyte into the root table if the cache has it."""
-        key = context.directory_key(gigabyte)
-        if key is not None:
-            page = self.cache.find(*key)
-            if page is not None:
-                self.counters.mmu_root_hit += 1
-                self.pool.touch(page)
-                self.cache.link(context.root + gigabyte, page)
 
     def compiled_block(self, cpu: int) -> CompiledBlock | None:
         """See :meth:`mmu.api.Mmu.compiled_block`: the block for :func:`mmu.shadow.fast.walk.hit`,
@@ -385,13 +341,7 @@ class ShadowMmu(Mmu):
         known = context.paths.get(gva >> 21)
         if known is not None:
             return known.copy is None and bool(self.words[known.base + (gva >> 12 & 511)])
-        place = context.root
-        for shift in (*context.shifts, 12):
-            place += (gva & context.paging.gva_mask) >> shift & 511
-            spte = self.words[place]
-            if shift == 12 or spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
-                break
-            place = (spte & SPTE_FRAME) >> 3
+        _, place, spte = context.path(self.words, gva)[-1]
         page = self.pool.page_at(place)
         return (
             bool(spte & SPTE_PRESENT)
@@ -472,19 +422,11 @@ class ShadowMmu(Mmu):
         """See :meth:`mmu.api.Mmu.describe_path`."""
         context = self.contexts[cpu]
         gva &= context.paging.gva_mask
-        place = context.root
         lines = [f"{gva:#x} in the shadow tables of vCPU {cpu}"]
-        for level, shift in zip(
-            range(len(context.shifts) + 1, 0, -1), (*context.shifts, 12), strict=True
-        ):
+        for level, place, spte in context.path(self.words, gva):
             page = self.pool.page_at(place)
             name = describe_role(page.gfn, page.role) if page else "root table"
-            place += gva >> shift & 511
-            spte = self.words[place]
-            lines.append(f"  level {level} [{gva >> shift & 511:3}] {spte:#018x}  {name}")
-            if level == 1 or spte & (SPTE_PRESENT | SPTE_LARGE) != SPTE_PRESENT:
-                break
-            place = (spte & SPTE_FRAME) >> 3
+            lines.append(f"  level {level} [{place & 511:3}] {spte:#018x}  {name}")
         return "\n".join(lines)
 
     def check(self) -> None:
