@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What an instruction touches, for the few questions that a fault cannot answer by itself.
 
-Only slow paths come here: capstone takes some ten microseconds an instruction.
+Only slow paths come here: `emu.cpu.encoding` takes some five microseconds an instruction.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
+
+from emu.cpu.encoding import RIP, decode
 
 if TYPE_CHECKING:
     from emu.cpu.registers import Registers
@@ -97,12 +99,8 @@ def length_of_prefixes(code: bytes, bits: int) -> int:
 
 def instruction_length(code: bytes, cpu: RegisterFile) -> int:
     """Return the length of the instruction at RIP; 0 if these bytes hold none."""
-    bits = cpu.bits
-    short = bits != 16 and len(code) > 2 and code[:2] == b"\x0f\x01" and code[2] >> 6 == 0
-    if short and code[2] & 7 not in (4, 5):
-        return 3  # INVLPG [register]
-    instruction = _first(code, cpu.regs.rip, bits)
-    return 0 if instruction is None else int(instruction.size)
+    found = decode(code, cpu.bits)
+    return 0 if found is None else found.length
 
 
 def is_stack_access(code: bytes, rip: int, bits: int) -> bool:
@@ -123,69 +121,44 @@ def is_stack_access(code: bytes, rip: int, bits: int) -> bool:
 
 
 def memory_operand_address(code: bytes, cpu: RegisterFile) -> int | None:
-    """Return the linear address of the explicit memory operand of the instruction at RIP.
+    """Return the linear address of the memory operand of the instruction at RIP: what ModRM names,
+    or what INS writes and OUTS reads. None if it has none.
 
-    None if it has none. `[register]` with a 32- or 64-bit register, as in nearly every INVLPG, is
-    decoded by hand; all else takes capstone.
+    An offset wraps at the address size, RIP- and EIP-relative ones too (SDM 2A 2.2.1.6).
     """
-    bits = cpu.bits
-    at = length_of_prefixes(code, bits)
-    if at == 0 and len(code) > 2 and code[0] == 0x0F and code[2] >> 6 == 0:
-        number = code[2] & 7
-        if number not in (4, 5) and bits != 16:
-            base = cpu.regs.gpr(number)
-            if bits == 64:
-                return base
-            return base + cpu.regs.segment_base(_DS) & 0xFFFF_FFFF
-    instruction = _first(code, cpu.regs.rip, bits)
-    if instruction is None:
+    bits, regs = cpu.bits, cpu.regs
+    found = decode(code, bits)
+    if found is None:
         return None
-    for operand in instruction.operands:
-        if operand.type == _constants().X86_OP_MEM:
-            return _address(instruction, operand.mem, cpu)
-    return None
-
-
-def _address(instruction: Any, memory: Any, cpu: RegisterFile) -> int:
-    width = 1 << 8 * instruction.addr_size
-    regs = cpu.regs
-    offset = int(memory.disp)
-    if memory.base == _constants().X86_REG_RIP:
-        offset += regs.rip + instruction.size
-    elif memory.base:
-        offset += regs.gpr(_register_number(memory.base))
-    if memory.index and memory.index != _constants().X86_REG_RIZ:
-        offset += regs.gpr(_register_number(memory.index)) * memory.scale
-    segment = _segment_numbers().get(memory.segment)
-    if segment is None:
-        segment = _SS if memory.base in _stack_registers() else _DS
-    if cpu.bits == 64:
+    segment = _DS
+    if found.is_memory:
+        offset = found.displacement
+        if found.base == RIP:
+            offset += regs.rip + found.length
+        elif found.base is not None:
+            offset += regs.gpr(found.base)
+            segment = _SS if found.base in (_RSP, _RBP) else _DS
+        if found.scaled is not None:
+            offset += regs.gpr(found.scaled) * found.scale
+    elif found.map == 0 and found.opcode in _OUTPUTS:
+        offset = regs.gpr(_RSI)
+    elif found.map == 0 and found.opcode in _INPUTS:
+        offset = regs.gpr(_RDI)
+        segment = _ES
+    else:
+        return None
+    if found.prefixes.segment is not None and segment != _ES:
+        segment = found.prefixes.segment
+    offset %= 1 << 8 * found.address_bytes
+    if bits == 64:
         base = regs.segment_base(segment) if segment in (_FS, _GS) else 0
-        return int(offset % width + base) & (1 << 64) - 1
-    return int(offset % width + regs.segment_base(segment)) & 0xFFFF_FFFF
-
-
-def _register_number(register: int) -> int:
-    """Return the ModRM number of a general register of any width."""
-    return _register_numbers()[register]
+        return offset + base & (1 << 64) - 1
+    return offset + regs.segment_base(segment) & 0xFFFF_FFFF
 
 
 _ES, _CS, _SS, _DS, _FS, _GS = range(6)
-
-
-@lru_cache(maxsize=1)
-def _segment_numbers() -> dict[int, int]:
-    names = ("ES", "CS", "SS", "DS", "FS", "GS")
-    return {getattr(_constants(), f"X86_REG_{name}"): n for n, name in enumerate(names)}
-
-
-@lru_cache(maxsize=1)
-def _register_numbers() -> dict[int, int]:
-    names = {"R" + str(n) + suffix: n for n in range(8, 16) for suffix in ("", "D", "W")}
-    for number, letters in enumerate(["AX", "CX", "DX", "BX", "SP", "BP", "SI", "DI"]):
-        names |= {prefix + letters: number for prefix in ("", "E", "R")}
-    return {getattr(_constants(), f"X86_REG_{name}"): n for name, n in names.items()}
-
+_RSP, _RBP, _RSI, _RDI = range(4, 8)
+_INPUTS, _OUTPUTS = frozenset(b"\x6c\x6d"), frozenset(b"\x6e\x6f")
 
 _LOADS_SEGMENT = frozenset(b"\x8e\x9a\xca\xcb\xcf\xea")  # MOV SREG, far CALL, RET, IRET, JMP
 _LOADS_SEGMENT_32 = frozenset(b"\x07\x17\x1f\xc4\xc5")  # POP SREG, LES, LDS
