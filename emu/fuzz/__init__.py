@@ -8,6 +8,7 @@
     mmu.py        the MMU fuzzer: random steps on a plug-in, against the architecture's truth
       guest.py      the machine of a case;  steps.py  chooses its steps
       world.py      executes and compares;  twin.py  the truth;  tlb.py  what engines would hold
+    decode.py     the decoder fuzzer: every opcode and prefix order;  bare.py  its vCPU
     program.py    the program fuzzer: random instructions on several MMUs, and on QEMU
       layout.py     where everything is in its guest, and why nothing can go wrong there
       slots.py      what a program is made of, with edits.py, entries.py and operands.py
@@ -50,11 +51,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="shadowcorn fuzz",
         description="Test the MMU at random: mmu throws page-table edits and accesses at a plug-in "
         "without a processor, program runs random instructions on several plug-ins (and on QEMU, "
-        "where it is installed) and compares. Every failure is saved as a file and made small.",
+        "where it is installed) and compares, decode executes every opcode with random prefixes. "
+        "Every failure is saved as a file and made small.",
         epilog="exit codes: 0 nothing found, 1 something found, 2 bad usage",
     )
     add = parser.add_argument
-    add("target", nargs="?", choices=("mmu", "program"), default="mmu", help="default: mmu")
+    add(
+        "target",
+        nargs="?",
+        choices=("mmu", "program", "decode"),
+        default="mmu",
+        help="default: mmu",
+    )
     add("--seconds", type=float, metavar="S", help=f"run for S seconds (default {_SECONDS:.0f})")
     add("--cases", type=int, metavar="N", help="run N cases instead")
     add("--seed", type=int, default=0, metavar="N", help="the same seed makes the same cases")

@@ -24,7 +24,11 @@ from emu.fuzz.minimise import minimise
 
 __all__ = ["TARGETS", "Campaign", "InlineExecutor", "Totals", "local_executor", "replay"]
 
-TARGETS = {"mmu": "emu.fuzz.mmu", "program": "emu.fuzz.program"}
+TARGETS = {
+    "mmu": "emu.fuzz.mmu",
+    "program": "emu.fuzz.program",
+    "decode": "emu.fuzz.decode",
+}
 """The fuzzers: modules with `run(seed, number, options)`, `make(seed, number, options)`,
 `replay(case)`, and the constants `CHUNK` and `BLANK`."""
 
