@@ -5,8 +5,8 @@
 
 No bytes may end the process, raise an error inside us, or be of another length than
 `emu.cpu.encoding` says. Case numbers go through all modes and opcodes in turn: `SWEEP` cases in a
-row are a whole sweep. A process that dies is reported by its case; `--replay` runs that in a process
-of its own and says which bytes it was.
+row are a whole sweep. A process that dies is reported by its case; `--replay` runs that in a
+process of its own and says which bytes it was.
 """
 
 from __future__ import annotations
