@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Compiles the few functions that run on every TLB miss and every block, and keeps the result.
 
-The functions (:func:`mmu.shadow.fast.walk.hit`, :mod:`emu.cpu.compiled`) are plain Python on
-integers; the loads, stores and calls that they use are given to them here. Numba compiles them
-once, for this processor; the object code is kept in the user's cache folder, under a name made of
-everything that it depends on, and later runs load it through llvmlite alone: importing Numba takes
-longer than running a small kernel.
+What is compiled comes along for most hosts (:mod:`emu.objects`); this is how it is made. Elsewhere,
+and while the text is being worked on, it is done on the spot. The functions
+(:func:`mmu.shadow.fast.walk.hit`, :mod:`emu.cpu.compiled`) are plain Python on integers; the loads,
+stores and calls that they use are given to them here. Numba compiles them once, for this processor;
+the object code is kept in the user's cache folder, under a name made of everything that it depends
+on, and later runs load it through llvmlite alone: importing Numba takes longer than running a small
+kernel.
 
-Without llvmlite, or without Numba and nothing in the cache, there is no compiled code and
+Without llvmlite, or without Numba and nothing in the cache, nothing can be compiled here and
 :func:`compiled_code` returns None. The cache folder is ``$SHADOWCORN_CACHE``, or the system's
 usual place; that it cannot be written is no error, only slow.
 """
@@ -17,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import inspect
 import os
 import platform
 import sys
@@ -40,13 +41,14 @@ _owners: list[Any] = []
 
 
 def is_available() -> bool:
-    """Return whether compiled code can be had, without compiling: both packages are there."""
+    """Return whether the packages that compile are there."""
     return all(importlib.util.find_spec(name) is not None for name in ("llvmlite", "numba"))
 
 
 @lru_cache(maxsize=1)
 def compiled_code() -> CompiledCode | None:
-    """Return the compiled entry points, or None if the packages are missing or have no room.
+    """Return the entry points compiled for this very processor, or None if the packages are missing
+    or have no room.
 
     The first call on a machine compiles (about 2 s); later ones load (about 0.1 s).
     """
@@ -64,7 +66,7 @@ def compiled_code() -> CompiledCode | None:
     except OSError:
         if not (is_available() and raw.has_room(_ROOM_TO_COMPILE)):
             return None
-        code = _compile(llvm)
+        code = _target_machine(llvm).emit_object(compile_module(llvm))
         _keep(path, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine(llvm))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
@@ -103,12 +105,12 @@ def _sources() -> list[ModuleType]:
     from emu.cpu import compiled_sites as of_sites
     from mmu.shadow.fast import walk as of_the_mmu
 
-    return [of_the_mmu, of_the_vcpu, of_events, of_devices, of_sites, sys.modules[__name__]]
+    return [of_the_mmu, of_the_vcpu, of_events, of_devices, of_sites]
 
 
 def _functions() -> list[Callable[..., Any]]:
     """Return what is compiled besides the entry points, each after those that it calls."""
-    mmu, vcpu, events, _, sites, _ = _sources()
+    mmu, vcpu, events, _, sites = _sources()
     names = (
         (mmu, mmu.FUNCTIONS),
         (vcpu, ("reach", "is_plain", "refuse")),
@@ -128,10 +130,17 @@ def _fingerprint(llvm: Any) -> str:
     """Return a name for the object code: all that it is made of and made for."""
     parts = [platform.machine(), sys.platform, llvm.get_host_cpu_name()]
     parts += [importlib.metadata.version("llvmlite")]
-    parts += [inspect.getsource(module) for module in _sources()]
+    parts += [Path(__file__).read_text(encoding="utf-8"), *what_is_compiled()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def what_is_compiled() -> list[str]:
+    """Return the text that is compiled, and the numbers that it takes from elsewhere."""
+    files = [Path(module.__file__ or "") for module in _sources()]
+    parts = [file.read_text(encoding="utf-8") for file in files]
     for function in (*_functions(), *_entry_points()):
         parts += [f"{name}={value}" for name, value in bound_constants(function)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return parts
 
 
 def bound_constants(function: Callable[..., Any]) -> list[tuple[str, int]]:
@@ -160,8 +169,8 @@ def _keep(path: Path, code: bytes) -> None:
 # --- The compiler ---------------------------------------------------------------------------
 
 
-def _compile(llvm: Any) -> bytes:
-    """Return the object code of all entry points; none of them calls anything outside itself."""
+def compile_module(llvm: Any) -> Any:
+    """Return a module with all entry points; none of them calls anything outside itself."""
     from numba import cfunc, njit, types
 
     word, kind = types.int64, types.int32
@@ -185,8 +194,7 @@ def _compile(llvm: Any) -> bytes:
         text = function.inspect_llvm().replace(f'"{function.native_name}"', f'"{name}"')
         linked.link_in(llvm.parse_assembly(text.replace(function.native_name, name)))
     linked.verify()
-    code: bytes = _target_machine(llvm).emit_object(linked)
-    return code
+    return linked
 
 
 def _bound(function: Callable[..., Any], names: dict[str, Any]) -> FunctionType:

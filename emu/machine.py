@@ -457,7 +457,7 @@ def _compiled_code(jit: str) -> CompiledCode | None:
     """Return compiled code as `jit` says: "on", "off", or "auto" (if it can be had)."""
     if jit == "off":
         return None
-    from emu.jit import compiled_code
+    from emu.objects import compiled_code
 
     code = compiled_code()
     if code is None and jit == "on":

@@ -31,7 +31,7 @@ FLOORS = (
     ("emu.clock",),
     ("emu.ports",),
     ("emu.cpu",),
-    ("emu.jit", "emu.devices", "emu.boot", "emu.debug"),
+    ("emu.jit", "emu.objects", "emu.devices", "emu.boot", "emu.debug"),
     ("emu.schedule", "emu.board", "emu.tables", "emu.views", "emu.report", "emu.reset"),
     ("emu.machine",),
     ("emu.bench", "emu.cli", "emu.fuzz", "emu.kernels"),

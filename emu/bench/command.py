@@ -105,7 +105,7 @@ def _chosen(only: str) -> tuple[list[Load], list[str]]:
 
 def has_jit() -> bool:
     """Whether compiled code can be had here."""
-    from emu.jit import compiled_code
+    from emu.objects import compiled_code
 
     return compiled_code() is not None
 

@@ -13,11 +13,11 @@ counted, unless there is compiled code.
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import platform
 import sys
 from functools import lru_cache
+
+from emu.cpu.executable import executable
 
 __all__ = ["block_counter"]
 
@@ -76,38 +76,9 @@ def block_counter() -> int | None:
     machine = platform.machine().lower()
     try:
         if machine in ("x86_64", "amd64"):
-            return _on_windows() if sys.platform == "win32" else _on_posix(SYSTEM_V)
+            return executable(WINDOWS if sys.platform == "win32" else SYSTEM_V)
         if machine in ("aarch64", "arm64") and sys.platform.startswith("linux"):
-            return _on_posix(AARCH64)
+            return executable(AARCH64)
     except (OSError, ValueError, AttributeError):
         pass
     return None
-
-
-def _on_posix(text: bytes) -> int:
-    """Write the text, and only then ask for the right to execute it: so nothing is ever both
-    writable and executable, and Linux makes the instruction cache of an aarch64 agree."""
-    memory = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    memory[: len(text)] = text
-    code = (ctypes.c_uint8 * len(text)).from_buffer(memory)  # keeps the mapping
-    address = ctypes.addressof(code)
-    protect = ctypes.CDLL(None, use_errno=True).mprotect
-    protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    if protect(address, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC):
-        raise OSError(ctypes.get_errno(), "no executable memory")
-    _kept.append(code)
-    return address
-
-
-def _on_windows() -> int:
-    commit_and_reserve, read_write_execute = 0x3000, 0x40
-    allocate = getattr(ctypes, "windll").kernel32.VirtualAlloc  # noqa: B009 (absent elsewhere)
-    allocate.restype = ctypes.c_void_p
-    address = allocate(None, mmap.PAGESIZE, commit_and_reserve, read_write_execute)
-    if not address:
-        raise OSError("no executable memory")
-    ctypes.memmove(address, WINDOWS, len(WINDOWS))
-    return int(address)
-
-
-_kept: list[object] = []

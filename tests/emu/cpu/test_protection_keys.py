@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from emu.cpu.vcpu import Vcpu
-from emu.jit import compiled_code
+from emu.objects import compiled_code
 from emu.ports import PortBus
 from emu.state import ATTR_CODE64, ATTR_DATA32, SEGMENTS, CpuState, Segment, Table
 from mmu.memory import Memory
