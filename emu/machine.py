@@ -39,7 +39,7 @@ from emu.debug.sanitizer import TlbCheck
 from emu.debug.symbols import KernelSymbols
 from emu.devices.apic_bus import DeliveryMode
 from emu.errors import KernelError, ShadowcornError, UsageError
-from emu.outcome import Kind, Outcome, exit_code
+from emu.outcome import Kind, Outcome, Position, Stop, exit_code
 from emu.ports import PortBus
 from emu.report import triple_fault_report
 from emu.reset import PowerUpState
@@ -332,36 +332,54 @@ class Machine:
         """End the run behind the instruction that executes now; for devices."""
         self.scheduler.stop(kind, guest_code)
 
-    def run(self, timeout: float | None = None, max_insns: int | None = None) -> Outcome:
-        """Run until the guest ends, `timeout` host seconds are over, or `max_insns` are executed.
+    def run(
+        self,
+        timeout: float | None = None,
+        max_insns: int | None = None,
+        until: Position | str | None = None,
+    ) -> Outcome:
+        """Run until the guest ends, `timeout` host seconds are over, `max_insns` are executed, or
+        the position `until` is reached.
 
-        May be called again after a timeout or an instruction limit, to go on. An internal failure
-        is an Outcome too; only KeyboardInterrupt and the like come out as exceptions.
+        May be called again after any stop but the guest's own end, to go on: a stop changes
+        nothing, neither what the guest does nor its clock, wherever and however often it comes. An
+        internal failure is an Outcome too; only KeyboardInterrupt and the like come out as
+        exceptions. Raises ValueError for a position that cannot be read.
         """
         started = time.monotonic()
-        before = self.scheduler.executed
+        scheduler = self.scheduler
+        before = scheduler.executed
+        target = Position.parse(until) if isinstance(until, str) else until
         report = ""
-        code = None
         try:
-            kind, code = self.scheduler.run(timeout, max_insns)
+            stop = scheduler.run(timeout, max_insns, target)
             if self._is_audited:
                 self.mmu.check()
-        except (ShadowcornError, MmuError, AssertionError, ArithmeticError, LookupError) as error:
-            kind, report = Kind.INTERNAL, _internal_report(error)
-        except (TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
-            kind, report = Kind.INTERNAL, _internal_report(error)
-        cpu = self.scheduler.current
-        if kind is Kind.TRIPLE_FAULT:
+        except Exception as error:
+            stop = Stop(Kind.INTERNAL, scheduler.current.index, scheduler.position)
+            report = _internal_report(error)
+        if stop.kind is Kind.TRIPLE_FAULT:
+            cpu = self.cpus[stop.cpu]
             report = triple_fault_report(cpu, lambda gva: self._walk_text(cpu, gva))
         return Outcome(
-            kind,
-            exit_code(kind, code),
-            code,
-            self.scheduler.executed - before,
+            stop.kind,
+            exit_code(stop.kind, stop.guest_code),
+            stop.guest_code,
+            scheduler.executed - before,
             time.monotonic() - started,
             report,
-            cpu.index,
+            stop.cpu,
+            stop,
         )
+
+    def pause(self) -> None:
+        """Have `run` return soon, as `Kind.PAUSED`, or the next one at once; from any thread."""
+        self.scheduler.interrupt()
+
+    @property
+    def position(self) -> Position:
+        """Where in its run the machine stands; `run(until=...)` comes there again."""
+        return self.scheduler.position
 
     def close(self) -> None:
         """Free the engines. What the chips hold (`serial.text`...) can still be read."""

@@ -6,6 +6,12 @@ run, instruction for instruction. Virtual time passes by instructions: `NS_PER_I
 when n vCPUs are awake, a n-th of that, since they are meant to run at once. A slice never reaches
 past the next event of the clock; an event put in meanwhile cuts it short. When all are halted, time
 jumps to the next event.
+
+A stop changes nothing. Each slice is planned once; a limit, a timeout, or a pause only suspends it,
+and the next `Scheduler.run` goes on with the same vCPU to the same planned end. Nothing that the
+guest could see is done at a stop: no event of the clock, no change of turns, no look at the input.
+A stop comes at the first boundary at which it is due. Where instructions are counted one by one,
+that is the very instruction; where blocks are counted, a block that has begun is finished first.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ from typing import Protocol
 from emu.clock import NS_PER_INSN, Clock
 from emu.cpu.slice import Exit
 from emu.cpu.vcpu import Vcpu
-from emu.outcome import Kind
+from emu.outcome import Kind, Position, Stop
 
 __all__ = ["DEFAULT_QUANTUM", "Scheduler"]
 
@@ -52,8 +58,12 @@ class Scheduler:
         self._next = 0
         self._awake = 1
         self._credit = 0  # executed, but not yet a whole ns for every vCPU awake
+        self._slice_start = 0  # virtual ns
+        self._is_open = False  # the slice of `current` has been begun and is not over
+        self._executed_before = 0  # by `current`, before its slice
         self._deadline: float | None = None
         self._ending: tuple[Kind, int | None] | None = None
+        self._interrupt: Kind | None = None
         self.after_slice: Callable[[], None] | None = None
         """Called when a vCPU has had its turn."""
         self.inbox: Inbox | None = None
@@ -70,26 +80,42 @@ class Scheduler:
         clock.on_earlier = self._cut
 
     def stop(self, kind: Kind, guest_code: int | None = None) -> None:
-        """End the run behind the instruction that is executing now. The first call counts; a reset,
-        which may be no end, gives way to any other."""
+        """End the run after the instruction that is executing now: for devices, inside a hook.
+
+        The first call counts; a pending reset, which may restart the machine instead of ending the
+        run, is overridden by any other ending.
+        """
         if self._ending is None or self._ending[0] is Kind.RESET:
             self._ending = (kind, guest_code)
         self.current.leave()
 
+    def interrupt(self, kind: Kind = Kind.PAUSED) -> None:
+        """Have `run` return soon, or the next one at once; any thread. Changes nothing else.
+
+        The machine stops at the next boundary of the vCPU that runs: within a block, or at the end
+        of a sleep.
+        """
+        self._interrupt = kind
+        self.current.kick()
+
     def reset(self) -> None:
         """Begin again with the boot processor. Time goes on."""
+        self._close_slice()
         self._next = 0
         self.current = self._cpus[0]
 
     @property
     def executed(self) -> int:
-        """Instructions of all vCPUs so far."""
-        return sum(cpu.executed - cpu.stalled for cpu in self._cpus)
+        """Instructions of all vCPUs so far, those of the running slice included."""
+        return sum(cpu.executed + cpu.progress() - cpu.stalled for cpu in self._cpus)
 
     @property
-    def position(self) -> int:
-        """Instructions of all vCPUs so far, the running slice's included: inside hooks too."""
-        return sum(cpu.slice.position() - cpu.stalled for cpu in self._cpus)
+    def position(self) -> Position:
+        """Where in the run the machine stands; inside hooks too."""
+        cpu = self.current
+        if not self._is_open:
+            return Position(self.executed, extra=cpu.extra())
+        return Position(self.executed, cpu.index, cpu.progress(), cpu.extra())
 
     # --- Time ---------------------------------------------------------------------------------
 
@@ -107,8 +133,6 @@ class Scheduler:
         if when is not None:
             self.current.limit(self._instructions_until(when))
 
-    _slice_start = 0
-
     def _advance(self, instructions: int) -> None:
         passed, self._credit = divmod(self._credit + instructions * NS_PER_INSN, self._awake)
         self._clock.run_due(self._slice_start + passed)
@@ -116,12 +140,15 @@ class Scheduler:
     # --- The loop -------------------------------------------------------------------------------
 
     def run(
-        self, timeout: float | None = None, max_insns: int | None = None
-    ) -> tuple[Kind, int | None]:
-        """Run until something ends it; returns the kind of ending and the guest's code.
+        self,
+        timeout: float | None = None,
+        max_insns: int | None = None,
+        until: Position | None = None,
+    ) -> Stop:
+        """Run until something ends it, or stops it.
 
         `timeout` is in host seconds, met within about 0.1 s; `max_insns` counts all vCPUs from
-        now.
+        now; at the position `until` the run stops. See the top of this file for where exactly.
         """
         self._ending = None
         last = None if max_insns is None else self.executed + max_insns
@@ -133,9 +160,10 @@ class Scheduler:
             timer.start()
         try:
             while True:
-                ending = self._slice(last)
+                ending = self._must_stop(last, until) or self._turn(last, until)
                 if ending is not None:
-                    return ending
+                    kind, guest_code = ending
+                    return Stop(kind, self.current.index, self.position, guest_code)
         finally:
             self._deadline = None
             if timer is not None:
@@ -146,12 +174,28 @@ class Scheduler:
         if self._deadline is not None:
             self.current.kick()
 
-    def _slice(self, last: int | None) -> tuple[Kind, int | None] | None:
+    def _must_stop(
+        self, last: int | None, until: Position | None
+    ) -> tuple[Kind, int | None] | None:
+        """Return why the run must stop here, if it must. Changes nothing."""
+        if self._interrupt is not None:
+            kind, self._interrupt = self._interrupt, None
+            return kind, None
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return Kind.TIMEOUT, None
+        if last is not None and self.executed >= last:
+            return Kind.INSN_LIMIT, None
+        if until is not None and until.is_reached_at(self.position):
+            return Kind.POSITION, None
+        return None
+
+    def _turn(self, last: int | None, until: Position | None) -> tuple[Kind, int | None] | None:
+        """Begin a slice, or go on with the suspended one."""
+        if self._is_open:
+            return self._execute(self.current.go_on, last, until)
         ending = self._take_ending()
         if ending is not None:
             return ending
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            return Kind.TIMEOUT, None
         if self.inbox is not None:
             self.inbox.look()
         cpu = self._pick()
@@ -163,19 +207,50 @@ class Scheduler:
         when = clock.next_event
         if when is not None:
             budget = min(budget, self._instructions_until(when))
+        self._executed_before = cpu.executed
+        self._is_open = True
+        return self._execute(lambda cut: cpu.run(budget, cut), last, until)
+
+    def _execute(
+        self, run: Callable[[int | None], Exit], last: int | None, until: Position | None
+    ) -> tuple[Kind, int | None] | None:
+        """Have the current vCPU run its slice; returns how the run has ended, if it has."""
+        try:
+            return self._after(run(self._next_stop(last, until)))
+        except BaseException:
+            self._is_open = False
+            raise
+
+    def _next_stop(self, last: int | None, until: Position | None) -> int | None:
+        """Return how far the slice may go before it must be suspended, in its own count; None if
+        to its end."""
+        stops = []
         if last is not None:
-            left = last - self.executed
-            if left <= 0:
-                return Kind.INSN_LIMIT, None
-            budget = min(budget, left)
-        before = cpu.executed
-        reason = cpu.run(budget)
-        self._advance(cpu.executed - before)
+            stops.append(last)
+        if until is not None:
+            stops.append(until.instructions)
+        if not stops:
+            return None
+        return self.current.progress() + max(min(stops) - self.executed, 1)
+
+    def _after(self, reason: Exit) -> tuple[Kind, int | None] | None:
+        """Do what comes after a vCPU has come back."""
+        if reason is Exit.SUSPENDED:
+            return None
+        self._is_open = False
+        self._advance(self.current.executed - self._executed_before)
         if self.after_slice is not None:
             self.after_slice()
         if reason is Exit.SHUTDOWN:
             return Kind.TRIPLE_FAULT, None
         return self._take_ending()
+
+    def _close_slice(self) -> None:
+        """End a suspended slice where it is: for a reset between two runs."""
+        if self._is_open:
+            self._is_open = False
+            self.current.end_slice()
+            self._advance(self.current.executed - self._executed_before)
 
     def _take_ending(self) -> tuple[Kind, int | None] | None:
         ending = self._ending

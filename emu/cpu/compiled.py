@@ -58,7 +58,8 @@ PYTHON_SITE = PYTHON_READ + 8  # the code hook of sites
 STEADY = PYTHON_SITE + 8  # what was read of devices' steady registers: gpa << 4 | size, value
 STEADY_ENTRIES = 8
 STEADY_ENTRY = 16
-STATE_BYTES = STEADY + STEADY_ENTRIES * STEADY_ENTRY
+PLAN = STEADY + STEADY_ENTRIES * STEADY_ENTRY  # the planned end of the slice; LIMIT may come first
+STATE_BYTES = PLAN + 8
 
 KEYS_OFF = 1 << 32
 

@@ -24,9 +24,9 @@ from emu.cpu.compiled import (
     EXIT_REQUEST,
     FILLS_LEFT,
     INVALID,
-    LIMIT,
     NOTED,
     PAGE_FAULT,
+    PLAN,
     PYTHON_INTERRUPT,
     PYTHON_SYSCALL,
     READ_REGISTER,
@@ -231,7 +231,7 @@ def take(uc: int, number: int, state: int) -> int:
         counter = load64(state + COUNTER) + 1
         code = load64(state + REFUSED) - 1
         invalid = load64(state + INVALID)
-        if code < 0 or counter >= load64(state + LIMIT) or load32(invalid + 8) != raw.ERR_EXCEPTION:
+        if code < 0 or counter >= load64(state + PLAN) or load32(invalid + 8) != raw.ERR_EXCEPTION:
             return 0
         gva = load64(invalid)
         refused = load64(state + REFUSED_GVA)

@@ -210,6 +210,6 @@ class Events:
         if hidden.invalid_error[0] != raw.ERR_EXCEPTION:
             return False
         hidden.invalid_error[0] = 0
-        if self._slice.exit is None and not self._slice.kicked:
+        if self._slice.exit is None:
             hidden.exit_request[0] = 0
         return True

@@ -5,6 +5,12 @@ The engine counts the instructions, or a compiled hook counts blocks; either way
 words, counter and limit, which hooks may read and change. Everything happens inside one
 `uc_emu_start` where possible: the engine is entered again only when it had to come back without the
 slice being over (`Slice.pause`).
+
+A slice is planned by `Slice.begin` and executed by `Slice.run`, in as many pieces as the caller
+likes: a piece ends at the `cut` that the caller names, or when it calls `kick`. That *suspends* the
+slice. A suspended slice keeps its counter and its planned end, so the next piece goes on as if
+there had been no stop. Whatever looks at the time or at the end of the slice in between
+(`progress`, `left`, `limit`) sees the plan, never the cut.
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ __all__ = ["Exit", "Slice"]
 _STOPPED = compiled.STOPPED // 8
 _BASE = compiled.BASE // 8
 _STALLED = compiled.STALLED // 8
+_PLAN = compiled.PLAN // 8
 _BYTES = compiled.BYTES // 8
 
 
@@ -33,12 +40,14 @@ class Exit(Enum):
     """The instructions are executed."""
     HALT = "halt"
     """HLT, with nothing to wake the processor."""
-    KICKED = "kicked"
-    """Somebody called `kick`."""
+    LEFT = "left"
+    """A hook of this processor called `leave`, or failed."""
     YIELDED = "yielded"
     """PAUSE, with other vCPUs around."""
     SHUTDOWN = "shutdown"
     """A triple fault."""
+    SUSPENDED = "suspended"
+    """The slice is not over: the cut is reached, or somebody called `kick`."""
 
 
 class Slice(Savable):
@@ -46,9 +55,10 @@ class Slice(Savable):
 
     `executed` counts the instructions of all slices that are over; every event delivered for no
     instruction of its own counts as one, so that time always passes, and a port access counts for
-    the time it takes: `stalled` is how much of `executed` that is. `exit` is what has asked the
-    present slice to end, `kicked` that somebody outside has. `is_between` is set while the
-    interrupt hook runs: no instruction is under way.
+    the time it takes: `stalled` is how much of all that is. `exit` is what has asked the present
+    slice to end, `kicked` that somebody outside wants it suspended. `is_open` is set from `begin`
+    to the end of the slice, `is_running` while it executes, `is_between` while the interrupt hook
+    runs: no instruction is under way.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -65,11 +75,14 @@ class Slice(Savable):
             else hidden.uc[hidden.counter : hidden.counter + 2]
         )
         self.executed = 0
+        self.is_open = False
         self.is_running = False
         self.is_between = False
         self.exit: Exit | None = None
         self.kicked = False
-        self._done = 0  # instructions of this slice, before the engine was last entered
+        self.must_go_on: Callable[[], bool] = lambda: False
+        """Whether the slice must not be suspended at this boundary; set by the vCPU."""
+        self._done = 0  # instructions of this slice that the counter does not hold
         self._budget = 0
         self._stop_at = -1  # the counter when a hook asked to stop
         self._code_is_stale = False
@@ -88,15 +101,20 @@ class Slice(Savable):
     # --- Time -----------------------------------------------------------------------------------
 
     def progress(self) -> int:
-        """Return how many instructions the slice that runs now has begun; 0 between slices."""
-        return self._done + self._clock[0] if self.is_running else 0
+        """Return how many instructions the open slice has begun; 0 between slices."""
+        return self._done + self._clock[0] if self.is_open else 0
 
     def position(self) -> int:
         """Return how many instructions were begun in all slices."""
-        return self.executed + (self._done + self._clock[0] if self.is_running else 0)
+        return self.executed + self.progress()
+
+    def extra(self) -> int:
+        """Return how many code bytes, 0 to 3, are executed and not yet counted as an instruction:
+        0 where instructions are counted one by one."""
+        return self._words[_BYTES] & 3 if self._counts_blocks else 0
 
     def left(self) -> int:
-        """Return how many instructions the slice that runs now has left."""
+        """Return how many instructions the open slice has left until its planned end."""
         return self._budget - self.progress()
 
     def count(self, instructions: int) -> None:
@@ -122,9 +140,10 @@ class Slice(Savable):
     # --- Saving ---------------------------------------------------------------------------------
 
     def save(self) -> State:
-        """Return how many instructions were executed, and the code bytes not yet counted as one.
+        """Return how many instructions were executed, the code bytes not yet counted as one, and
+        the open slice: its planned end, or None, and its progress.
 
-        Raises NotSavableError inside a slice: an instruction is under way.
+        Raises NotSavableError while it executes: an instruction is under way.
         """
         if self.is_running:
             raise NotSavableError("Slice cannot be saved: an instruction is under way")
@@ -132,13 +151,21 @@ class Slice(Savable):
             executed=self.executed,
             stalled=self.stalled,
             uncounted=self._words[_BYTES] if self._counts_blocks else 0,
+            planned=self._budget if self.is_open else None,
+            progress=self.progress(),
         )
 
     def load(self, state: State) -> None:
         """Take a saved state; all translated code is forgotten before the next slice."""
-        executed, stalled, uncounted = self._parts_of(
-            state, executed=int, stalled=int, uncounted=int
+        executed, stalled, uncounted, planned, progress = self._parts_of(
+            state, executed=int, stalled=int, uncounted=int, planned=int | None, progress=int
         )
+        self.begin(planned or 0)
+        self.is_open = planned is not None
+        if self._counts_blocks:
+            self._clock[0] = progress
+        else:
+            self._done = progress
         self.executed, self.stalled = executed, stalled
         if self._counts_blocks:
             self._words[_BYTES] = uncounted
@@ -147,32 +174,31 @@ class Slice(Savable):
     # --- Ends -----------------------------------------------------------------------------------
 
     def limit(self, budget: int) -> None:
-        """Shorten the running slice to `budget` instructions in all, or to those begun by now."""
-        if self.is_running and budget < self._budget:
-            clock = self._clock
-            self._budget = max(budget, self._done + clock[0])
-            clock[1] = min(clock[1], self._budget - self._done)
+        """Shorten the open slice to `budget` instructions in all, or to those begun by now."""
+        if self.is_open and budget < self._budget:
+            self._budget = max(budget, self.progress())
+            self._end_at(self._budget - self._done)
 
     def leave(self) -> None:
-        """End the slice behind the instruction that is executing; for devices, inside a hook."""
+        """End the slice after the instruction that is executing; for devices, inside a hook."""
         if self.is_running:
-            self.stop(Exit.KICKED)
+            self.stop(Exit.LEFT)
 
     def kick(self) -> None:
-        """Leave `run` at the next boundary, or return from the next `run` at once. Any thread."""
+        """Suspend the slice at the next boundary, or the next `run` at once. Any thread."""
         self.kicked = True
         if self.is_running:
             self._clock[1] = 0
 
     def stop(self, reason: Exit) -> None:
-        """Leave the engine before its next instruction, because of `reason`: the first counts."""
+        """End the slice before the next instruction, because of `reason`: the first counts."""
         if self.exit is None or reason is Exit.SHUTDOWN:
             self.exit = reason
             self._stop_at = self._clock[0]
         self.pause()
 
     def pause(self) -> None:
-        """Have the engine come back behind the instruction that is executing; the slice goes on.
+        """Make the engine return after the current instruction; the slice then continues.
 
         Not by `uc_emu_stop`: the engine looks for that order after every single memory access, and
         an instruction that has stored already would be left and then executed again. Only in the
@@ -181,8 +207,14 @@ class Slice(Savable):
         if self.is_between:
             raw.stop(self._handle)
         else:
-            clock = self._clock
-            clock[1] = min(clock[0], clock[1])
+            self._end_at(self._clock[0])
+
+    def _end_at(self, count: int) -> None:
+        """Let no instruction begin once the counter has reached `count`."""
+        if self.is_running:
+            clock, words = self._clock, self._words
+            clock[1] = min(clock[1], count)
+            words[_PLAN] = min(words[_PLAN], count)
 
     def leave_for(self, errand: Callable[[], None]) -> None:
         """Leave the engine before its next instruction, call `errand`, and go on.
@@ -213,27 +245,50 @@ class Slice(Savable):
 
     # --- Running --------------------------------------------------------------------------------
 
-    def run(self, budget: int) -> tuple[bool, int]:
-        """Execute at most `budget` instructions: (whether the clock stopped it, uc_err)."""
+    def begin(self, budget: int) -> None:
+        """Plan a slice of at most `budget` instructions."""
         self.exit = None
         self._done = 0
+        self._clock[0] = 0
         self._budget = budget
+        self.is_open = True
+
+    def run(self, cut: int | None = None) -> tuple[bool, int]:
+        """Execute the open slice to its planned end: (whether the clock stopped it, uc_err).
+
+        With `cut`, or after `kick`, suspend it before: at the first boundary at which `progress` is
+        at least `cut`. The slice then is still open, and the next call goes on.
+        """
         self.is_running = True
+        is_suspended = False
+        over, error = True, raw.ERR_OK
         try:
-            while True:
-                over, error = self._enter()
+            while self.exit is None and self.progress() < self._budget:
+                if self.kicked or (cut is not None and self.progress() >= cut):
+                    is_suspended = not self.must_go_on()
+                    if is_suspended:
+                        break
+                    over, error = self._enter(self.progress() + 1, is_forced=True)
+                else:
+                    over, error = self._enter(cut)
                 if self._comes_back and error == raw.ERR_OK:
                     over, self._comes_back = True, False
                 if self._errand is not None and error == raw.ERR_OK:
                     over = self._run_errand()
-                if not over or self.exit is not None or self.kicked:
-                    break
-                if error != raw.ERR_OK or self._done >= self._budget:
+                if not over or error != raw.ERR_OK:
                     break
         finally:
             self.is_running = False
-            self.executed += self._done
+            if not is_suspended:
+                self.end()
         return over, error
+
+    def end(self) -> None:
+        """Count the open slice, if there is one, as over."""
+        if self.is_open:
+            self.executed += self.progress()
+            self.is_open = False
+            self._done = self._clock[0] = 0
 
     def _run_errand(self) -> bool:
         """Do what the engine was left for; it counts as an instruction. Returns True."""
@@ -243,28 +298,36 @@ class Slice(Savable):
             errand()
         return True
 
-    def _enter(self) -> tuple[bool, int]:
-        """Run the engine for what is left of the slice: (whether the clock stopped it, uc_err)."""
-        hidden = self._hidden
+    def _enter(self, cut: int | None, *, is_forced: bool = False) -> tuple[bool, int]:
+        """Run the engine to the end of the slice or to `cut`: (whether the clock stopped it,
+        uc_err). `is_forced`: whatever `kick` says."""
+        hidden, clock = self._hidden, self._clock
         if self._code_is_stale:
             self._code_is_stale = False
             raw.flush_code(self._handle)
-        budget = 0 if self.kicked else max(self._budget - self._done, 1)
+        end = self._budget if cut is None else min(self._budget, cut)
         if self._counts_blocks:
             words = self._words
-            words[0], words[1], words[_STOPPED] = 0, budget, 0
+            words[_STOPPED] = 0
+            words[_PLAN] = self._budget - self._done
             words[_BASE] = self.executed + self._done
             self._state.forget_steady()
+            clock[1] = end - self._done
+            if self.kicked and not is_forced:
+                clock[1] = 0
             error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
-            count, over = words[0], bool(words[_STOPPED])
-        else:
-            # A limit of 0 would mean none, and have all translated code thrown away.
-            error = raw.start(self._handle, hidden.q[H.RIP_Q], max(budget, 1))
-            count = hidden.uc[hidden.counter]
-            over = count > hidden.uc[hidden.limit]
-            count -= over
+            over = bool(words[_STOPPED])
+            if self.exit is not None:
+                clock[0] = self._stop_at
+            return over, error
+        # The engine counts from 0 each time it is entered.
+        self._done += clock[0]
+        error = raw.start(self._handle, hidden.q[H.RIP_Q], max(end - self._done, 1))
+        count = clock[0]
+        over = count > clock[1]
+        count -= over
         if self.exit is not None:
             count = self._stop_at
-        self._clock[0] = 0
+        clock[0] = 0
         self._done += count
         return over, error

@@ -138,6 +138,7 @@ class Vcpu(Savable):
         self.features: Features = self.cpuid.paging_features()
         self.linear = LinearMemory(index, mmu, memory)
         self.slice = Slice(engine)
+        self.slice.must_go_on = self._is_in_mid_instruction
         self.record = Record(self.state_block.words, self.choose_who_serves_events)
         self.step = Step(self)
         self.pins = Pins(self)
@@ -157,6 +158,7 @@ class Vcpu(Savable):
         # What others call, without a detour.
         self.set_intr, self.nmi = self.pins.set_intr, self.pins.nmi
         self.progress, self.limit = self.slice.progress, self.slice.limit
+        self.end_slice, self.extra = self.slice.end, self.slice.extra
         self.leave, self.kick = self.slice.leave, self.slice.kick
         self.sync_slots = engine.sync_slots
         self.close = engine.close
@@ -369,10 +371,18 @@ class Vcpu(Savable):
         if self._failure is None:
             self._failure = error
         self.pins.clear()
-        self.slice.stop(Exit.KICKED)
+        self.slice.stop(Exit.LEFT)
 
-    def run(self, budget: int) -> Exit:
-        """Execute at most `budget` instructions (at least one) and say why it ended."""
+    def _is_in_mid_instruction(self) -> bool:
+        """Return whether what stands between two instructions is our doing: a step, or an
+        instruction that is being taken back."""
+        return self.step.is_active or self.hooks.is_aborting
+
+    def run(self, budget: int, cut: int | None = None) -> Exit:
+        """Begin a slice of at most `budget` instructions (at least one); say why it ended.
+
+        With `cut`, or after `kick`, it may be suspended before its end: see `go_on`.
+        """
         if self.shut_down:
             return Exit.SHUTDOWN
         self.pins.rearm()
@@ -380,8 +390,21 @@ class Vcpu(Savable):
             if not self.can_wake:
                 return Exit.HALT
             self.halted = False
+        self.slice.end()
+        self.slice.begin(budget)
+        return self.go_on(cut)
+
+    def go_on(self, cut: int | None = None) -> Exit:
+        """Execute the slice that `run` has begun: to its end, to the first boundary at which
+        `progress()` is at least `cut`, or until `kick`.
+
+        A suspended slice goes on as if there had been no stop, however often it is suspended.
+        """
         running = self.slice
-        over, error = running.run(budget)
+        over, error = running.run(cut)
+        if running.is_open:
+            running.kicked = False
+            return Exit.SUSPENDED
         if self.step.is_active:
             self.step.end(-1)
         while self._deferred:
@@ -393,9 +416,6 @@ class Vcpu(Savable):
             raise EngineError(f"Unicorn stopped: {raw.describe(error)}")
         if running.exit is not None:
             return running.exit
-        if running.kicked:
-            running.kicked = False
-            return Exit.KICKED
         if not over and self.hidden.d[H.EFLAGS_D] & EFLAGS_TF:
             self.debug.single_step()  # HLT is over at once then (SDM 3B 17.3.1.4)
             return Exit.SHUTDOWN if self.shut_down else Exit.BUDGET

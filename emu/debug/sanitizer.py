@@ -102,7 +102,7 @@ class TlbCheck:
         vcpu = self._machine.cpus[cpu]
         regs = vcpu.regs
         return Site(
-            cpu, regs.linear_rip, self._machine.scheduler.position, regs.cpl, regs.linear_rsp
+            cpu, regs.linear_rip, self._machine.scheduler.executed, regs.cpl, regs.linear_rsp
         )
 
     def _found(self, finding: Finding) -> None:

@@ -92,14 +92,15 @@ def test_a_slice_is_shortened_from_a_device(rig: Rig) -> None:
 def test_leave_ends_behind_the_instruction(rig: Rig) -> None:
     rig.protected("out dword")
     rig.port.on_write = lambda port, value: rig.cpu.leave()
-    assert rig.run() is Exit.KICKED
+    assert rig.run() is Exit.LEFT
     assert (rig.cpu.executed, rig.regs.rip) == (3 + PORT_COST, 0x100B)
 
 
 def test_kick_before_a_run(rig: Rig) -> None:
     rig.protected("spin")
     rig.cpu.kick()
-    assert rig.run() is Exit.KICKED
+    assert rig.run() is Exit.SUSPENDED
+    assert rig.cpu.progress() == 0
     assert rig.run(5) is Exit.BUDGET
 
 
@@ -174,7 +175,7 @@ def test_mmio_device_may_end_the_run(rig: Rig) -> None:
     device = Device(rig)
     device.on_write = rig.cpu.leave
     rig.protected("increment device")
-    assert rig.run() is Exit.KICKED
+    assert rig.run() is Exit.LEFT
     assert rig.regs.rip == 0x1009
     assert rig.run() is Exit.HALT
     assert device.writes == [8]
@@ -823,7 +824,7 @@ def test_init_by_its_own_hand_happens_behind_the_instruction() -> None:
     rig = Rig(index=1, cpus=2)
     rig.protected("out dword")
     rig.port.on_write = lambda port, value: rig.cpu.init()
-    assert rig.run() is Exit.KICKED
+    assert rig.run() is Exit.LEFT
     assert rig.cpu.waits_for_sipi
     assert rig.regs.cr0 == 0x10
     rig.close()
