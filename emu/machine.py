@@ -38,7 +38,7 @@ from emu.cpu.vcpu import Vcpu
 from emu.debug.sanitizer import TlbCheck
 from emu.debug.symbols import KernelSymbols
 from emu.devices.apic_bus import DeliveryMode
-from emu.errors import KernelError, ShadowcornError, UsageError
+from emu.errors import KernelError, UsageError
 from emu.outcome import Kind, Outcome, Position, Stop, exit_code
 from emu.ports import PortBus
 from emu.report import triple_fault_report

@@ -64,6 +64,7 @@ how to run
   --tlb-obligations       what is still to be flushed when the run ends
   --timeout S             stop after S host seconds (exit code 124)
   --max-insns N           stop after N instructions (exit code 124)
+  --until POSITION        stop where a report said that the run was, as @1,204,331
   --quantum N             instructions a virtual CPU runs before the next has its turn
   --seed N                seed of RDRAND and RDSEED (default 0)
   --jit on|off|auto       compiled code for TLB misses; auto (default): where it can be had

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from emu.errors import UsageError
+from emu.outcome import Position
 
 __all__ = [
     "CHECKS",
@@ -16,6 +17,7 @@ __all__ = [
     "FwCfg",
     "RunOptions",
     "parse_number",
+    "parse_position",
     "parse_positive",
     "parse_seconds",
     "parse_size",
@@ -101,6 +103,7 @@ class RunOptions:
     audit_slices: bool = False
     timeout: float | None = None
     max_insns: int | None = None
+    until: Position | None = None
     quantum: int | None = None
     seed: int = 0
     clock: str = "auto"
@@ -157,6 +160,14 @@ def parse_positive(text: str, what: str) -> int:
     if not value:
         raise UsageError(f"{what} must be at least 1")
     return value
+
+
+def parse_position(text: str, what: str) -> Position:
+    """Return a position of a run, as reports print it."""
+    try:
+        return Position.parse(text)
+    except ValueError as error:
+        raise UsageError(f"{what}: {error}") from None
 
 
 def parse_seconds(text: str, what: str) -> float:

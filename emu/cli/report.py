@@ -28,13 +28,28 @@ def version() -> str:
         return "unknown"
 
 
+_AT_A_POSITION = (
+    Kind.TIMEOUT,
+    Kind.INSN_LIMIT,
+    Kind.POSITION,
+    Kind.PAUSED,
+    Kind.TRIPLE_FAULT,
+    Kind.INTERNAL,
+)
+
+
 def outcome_line(outcome: Outcome, place: str = "") -> str:
-    """Return how the run ended, in one line; `place` as " in main+0x12"."""
+    """Return how the run ended, in one line; `place` as " in main+0x12".
+
+    Where the guest did not choose the end, the position says where that was: for `--until`.
+    """
     what = outcome.kind.value
     if outcome.kind is Kind.GUEST_EXIT:
         what = f"guest exit with {outcome.guest_code:#x}"
     elif outcome.kind is Kind.TRIPLE_FAULT:
         what = f"triple fault on vCPU {outcome.cpu}"
+    if outcome.kind in _AT_A_POSITION:
+        place += f" at {outcome.position}"
     return (
         f"{what}{place}, exit code {outcome.exit_code}, "
         f"{outcome.instructions:,} instructions in {outcome.seconds:.2f} s"
@@ -77,6 +92,7 @@ def write_json(path: str, outcome: Outcome, counters: Mapping[str, int], *, seri
         "exit_code": outcome.exit_code,
         "guest_code": outcome.guest_code,
         "instructions": outcome.instructions,
+        "position": outcome.position.exact,
         "seconds": round(outcome.seconds, 6),
         "cpu": outcome.cpu,
         "report": outcome.report,

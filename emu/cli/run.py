@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HELP_WORDS", "Session", "command", "qemu_command", "set_up_logging", "warn_all"]
 
+_UNFINISHED = (Kind.TIMEOUT, Kind.INSN_LIMIT, Kind.POSITION, Kind.PAUSED, Kind.INTERNAL)
 HELP_WORDS = ("-h", "-help", "--help")
 
 
@@ -160,7 +161,7 @@ class Session:
 
     def _stop(self) -> None:
         if self._machine is not None:
-            self._machine.stop(Kind.TIMEOUT)
+            self._machine.pause()
 
     # --- The run ----------------------------------------------------------------------------------
 
@@ -168,7 +169,9 @@ class Session:
         """Run until something ends it."""
         options = self.options
         with self._signals(), self._input(), self._screen():
-            return self.machine.run(timeout=options.timeout, max_insns=options.max_insns)
+            return self.machine.run(
+                timeout=options.timeout, max_insns=options.max_insns, until=options.until
+            )
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -285,7 +288,7 @@ class Session:
         """One line; with several vCPUs, where the guest did not choose the end, theirs first."""
         from emu.cli.report import outcome_line, vcpu_lines
 
-        unfinished = outcome.kind in (Kind.TIMEOUT, Kind.INSN_LIMIT, Kind.INTERNAL)
+        unfinished = outcome.kind in _UNFINISHED
         place = ""
         if unfinished or outcome.kind is Kind.TRIPLE_FAULT:
             name_of = self._symbols()

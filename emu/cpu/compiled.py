@@ -55,11 +55,11 @@ PKRU = BASE + 8  # as the MMU was last told; KEYS_OFF if they are
 STALLED = PKRU + 8  # how much of all instructions so far is time in which the vCPU waited
 PYTHON_READ = STALLED + 8  # the hook that reads devices
 PYTHON_SITE = PYTHON_READ + 8  # the code hook of sites
-STEADY = PYTHON_SITE + 8  # what was read of devices' steady registers: gpa << 4 | size, value
+PLAN = PYTHON_SITE + 8  # the planned end of the slice; LIMIT may come first
+STEADY = PLAN + 8  # what was read of devices' steady registers: gpa << 4 | size, value
 STEADY_ENTRIES = 8
 STEADY_ENTRY = 16
-PLAN = STEADY + STEADY_ENTRIES * STEADY_ENTRY  # the planned end of the slice; LIMIT may come first
-STATE_BYTES = PLAN + 8
+STATE_BYTES = STEADY + STEADY_ENTRIES * STEADY_ENTRY
 
 KEYS_OFF = 1 << 32
 

@@ -324,7 +324,8 @@ class Slice(Savable):
         self._done += clock[0]
         error = raw.start(self._handle, hidden.q[H.RIP_Q], max(end - self._done, 1))
         count = clock[0]
-        over = count > clock[1]
+        # Time that passed in a hook is no instruction too many where a hook had the engine leave.
+        over = count > clock[1] and self._errand is None and not self._comes_back
         count -= over
         if self.exit is not None:
             count = self._stop_at
