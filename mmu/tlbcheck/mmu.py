@@ -57,6 +57,8 @@ __all__ = ["CheckedMmu", "Serve"]
 
 _CR0_PG = 1 << 31
 _CR4_FULL = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 12 | 1 << 20  # PSE, PAE, PGE, LA57, SMEP
+_FEW = 16
+"""Entries made of one word that may be dead before somebody looks; then as many as are alive."""
 _KEPT_FLUSHES = 256
 """Invalidations remembered; an older one is of no interest to a change that is still pending."""
 
@@ -381,10 +383,12 @@ class CheckedMmu(UncachedMmu):
                 del held[key]
         caches.add(entry)
         for word in entry.words:
-            made = self._table(word.gpa >> PAGE_SHIFT).words.setdefault(word.gpa, [])
-            if len(made) > 8:
-                made[:] = [other for other in made if self.caches[other.cpu].is_alive(other)]
+            table = self._table(word.gpa >> PAGE_SHIFT)
+            made = table.words.setdefault(word.gpa, [])
             made.append(entry)
+            if len(made) > table.limits.get(word.gpa, _FEW):
+                made[:] = [other for other in made if self.caches[other.cpu].is_alive(other)]
+                table.limits[word.gpa] = max(_FEW, 2 * len(made))
             if word.level == 3 and len(context.plan) == 2:
                 self._compare_register(entry, word, context)
         if entry.changes:

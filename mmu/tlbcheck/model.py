@@ -213,10 +213,11 @@ class TableFrame:
     """A frame that live entries came from: its words with the entries made of each, and the
     structure entries that point to it."""
 
-    __slots__ = ("pointers", "words", "written")
+    __slots__ = ("limits", "pointers", "words", "written")
 
     def __init__(self) -> None:
         self.words: dict[int, list[Entry]] = {}
+        self.limits: dict[int, int] = {}  # how many a list may have before it is pruned
         self.pointers: list[Entry] = []
         self.written: dict[int, tuple[int, Site]] = {}
         """gpa of a word -> sequence and site of its last write."""
