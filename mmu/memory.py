@@ -22,6 +22,8 @@ from intervaltree import IntervalTree
 
 from .arch import PAGE_OFFSET, PAGE_SHIFT, PAGE_SIZE
 
+_MOST_KNOWN = 1 << 16
+"""Frames whose slot is remembered; a guest that probes every address must not fill the host."""
 WriteListener = Callable[[int, int, str], None]
 """Called as ``listener(gpa, size, source)`` after a write to RAM."""
 
@@ -89,6 +91,7 @@ class Memory:
         self.map_listeners: list[Callable[[], None]] = []
         self._slots = IntervalTree()
         self._recent: Slot | None = None  # nearly always the slot of the next access too
+        self._slot_of: dict[int, Slot | None] = {}  # gfn -> slot, as far as it was asked for
         self._tables32: dict[int, memoryview] = {}
         self._tables64: dict[int, memoryview] = {}
 
@@ -141,6 +144,7 @@ class Memory:
 
     def _changed(self) -> None:
         self._recent = None
+        self._slot_of.clear()
         self._tables32.clear()
         self._tables64.clear()
         for listener in self.map_listeners:
@@ -169,15 +173,22 @@ class Memory:
             raise MemoryMapError(f"{what}: over {other.data!r}")
 
     def slot_at(self, gpa: int) -> Slot | None:
-        """Return the slot that holds ``gpa``, or None for a hole. O(log n), O(1) if repeated."""
+        """Return the slot that holds ``gpa``, or None for a hole. One look-up for a frame that was
+        asked for before, O(log n) for another."""
         slot = self._recent
         if slot is not None and slot.gpa <= gpa < slot.gpa + slot.size:
             return slot
-        for interval in self._slots.at(gpa):
-            found: Slot = interval.data
-            self._recent = found
-            return found
-        return None
+        gfn = gpa >> PAGE_SHIFT
+        try:
+            slot = self._slot_of[gfn]
+        except KeyError:
+            if len(self._slot_of) >= _MOST_KNOWN:
+                self._slot_of.clear()
+            slot = next((interval.data for interval in self._slots.at(gpa)), None)
+            self._slot_of[gfn] = slot
+        if slot is not None:
+            self._recent = slot
+        return slot
 
     def host_address(self, gpa: int) -> int:
         """Return where in this process a byte of RAM is, 0 if it is not RAM."""
