@@ -42,8 +42,13 @@ _ALLOCATED = 2  # SHF_ALLOC
 
 
 def host() -> str | None:
-    """Return which of `TARGETS` is this process's, or None."""
+    """Return which of `TARGETS` is this process's, or None.
+
+    None on Apple silicon, whose instruction cache nobody makes agree: see `emu.cpu.executable`.
+    """
     machine = platform.machine().lower()
+    if sys.platform == "darwin" and machine == "arm64":
+        return None
     name = _NAMES.get(machine, machine) + ("-windows" if sys.platform == "win32" else "")
     return name if name in TARGETS else None
 

@@ -345,6 +345,7 @@ class CodeReader:
     def __init__(self, handle: int) -> None:
         """Read what the engine `handle` has just translated."""
         self._box = (ctypes.c_uint8 * 0x1_0000)()
+        self._view = memoryview(self._box).cast("B")
         self._handle = _ptr(handle)
         self._read = _short("uc_vmem_read")
 
@@ -352,7 +353,7 @@ class CodeReader:
         """Return the bytes of a block of code; none if they are not there any more."""
         length = ctypes.c_size_t(size)
         status = self._read(self._handle, _u64(address), PROT_EXEC, self._box, length)
-        return ctypes.string_at(self._box, size) if status == ERR_OK else b""
+        return self._view[:size].tobytes() if status == ERR_OK else b""
 
 
 class TlbFlusher:

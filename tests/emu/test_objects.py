@@ -44,6 +44,24 @@ def test_each_target_has_every_entry_point(target):
     assert all(0 <= place < len(code) for place in places)
 
 
+@pytest.mark.parametrize(
+    ("system", "machine", "target"),
+    [
+        ("linux", "x86_64", "x86_64"),
+        ("darwin", "x86_64", "x86_64"),
+        ("win32", "AMD64", "x86_64-windows"),
+        ("linux", "aarch64", "aarch64"),
+        ("darwin", "arm64", None),
+        ("win32", "ARM64", None),
+        ("linux", "riscv64", None),
+    ],
+)
+def test_which_code_a_host_takes(monkeypatch, system, machine, target):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(objects.platform, "machine", lambda: machine)
+    assert objects.host() == target
+
+
 @needs_target
 def test_code_of_another_text_is_not_used(monkeypatch, forget):
     assert objects.load() is not None
