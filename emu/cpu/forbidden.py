@@ -32,9 +32,9 @@ _LOCKABLE_1 = {
     0xC7: range(1, 2),
 }
 
-_SUSPECT = frozenset(
-    b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3\xc4\xc5\xc6\xc7\x8f" + bytes(range(0x40, 0x50))
-)
+_PREFIXES = b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3" + bytes(range(0x40, 0x50))
+_SUSPECT = frozenset(_PREFIXES + b"\x0f\xc4\xc5\xc6\xc7\x8f")
+_VECTOR_SHIFTS = frozenset(b"\x71\x72\x73")  # behind 0F
 _GROUPS = frozenset(b"\xc6\xc7\x8f")
 _VEX = frozenset(b"\xc4\xc5")
 
@@ -71,6 +71,8 @@ def is_forbidden(
     if at >= len(code):
         return None
     opcode = code[at]
+    if opcode == 0x0F and not prefixes.lock:
+        return _is_shift_of_memory(code[at + 1 : min(at + 3, LONGEST)])
     if not prefixes.lock and opcode not in _GROUPS and opcode not in _VEX:
         return False
     if opcode in _VEX and bits != 64:
@@ -89,6 +91,14 @@ def is_forbidden(
     if found.map == 0 and opcode in _GROUPS and reg:
         return True
     return prefixes.lock and not _may_be_locked(found, reg)
+
+
+def _is_shift_of_memory(code: bytes) -> bool | None:
+    """Return whether these two bytes behind 0F are a vector shift of memory; None if they are too
+    few to know."""
+    if code and code[0] not in _VECTOR_SHIFTS:
+        return False
+    return code[1] < 0xC0 if len(code) == 2 else None
 
 
 def _may_be_locked(found: Encoding, reg: int) -> bool:

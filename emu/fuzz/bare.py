@@ -100,6 +100,9 @@ class Bare:
             self.cpu.run(_BUDGET)
             return None
         end = self.cpu.run(1)
+        if self.cpu.regs.rip == _CODE and not self.cpu.record.recent and end is Exit.BUDGET:
+            # A store into its own page: the engine counts it, drops the code, and begins again.
+            end = self.cpu.run(2)
         if self.cpu.record.recent or end is not Exit.BUDGET:
             return None
         return self.cpu.regs.rip - _CODE

@@ -39,6 +39,8 @@ def judge(code: str, bits: int = 64, *, protected: bool = True, has=lambda name:
         pytest.param("c6f800", True, id="XABORT"),
         pytest.param("c60700", False, id="MOV"),
         pytest.param("8fc8", True, id="XOP"),
+        pytest.param("0f723600", True, id="PSLLD memory"),
+        pytest.param("660f72f601", False, id="PSLLD register"),
         pytest.param("8f07", False, id="POP"),
     ],
 )
