@@ -32,8 +32,9 @@ that polls a device does not poll it a thousand times between two of its ticks."
 _DEVICES = range(3 << 30, 4 << 30)
 """Where devices are in memory."""
 TIMED_INSTRUCTION = 50
-"""CPUID, RDTSC, RDMSR, WRMSR and MOV to CR0 and CR4 take long too, as where a hypervisor looks at
-them. Guests wait in loops around RDTSC, and each turn costs us as much as a thousand others."""
+"""CPUID, RDTSC, RDMSR, WRMSR, MOV CR8 and MOV to CR0 and CR4 take long too, as where a hypervisor
+looks at them. Guests wait in loops around RDTSC, and each turn costs us as much as a thousand
+others."""
 # Of env, what an instruction that is taken back may change: up to the error code.
 _ABORT_BYTES = H.ERROR_CODE_D * 4
 

@@ -178,13 +178,6 @@ class Intercepts:
             self._q[H.INTERCEPT_Q] &= ~_bit(exit_code)
         self._cpu.step.begin()
 
-    def _operand(self) -> tuple[int, int, int]:
-        """Return (length, second opcode byte, ModRM) of the 0F-instruction at RIP."""
-        cpu = self._cpu
-        code = cpu.read_code(15)
-        at = length_of_prefixes(code, cpu.bits)
-        return at + 3, code[at + 1], code[at + 2] if len(code) > at + 2 else 0
-
     def _source(self, opcode: int = 0x22) -> tuple[int, int | None]:
         """Return (length, value) of the MOV to CR (0F 22) or DR (0F 23) at RIP; None for LMSW and
         CLTS."""
@@ -261,15 +254,18 @@ class Intercepts:
             self.finish(length)
 
     def _read_cr8(self) -> None:
-        length, _, modrm = self._operand()
-        number = modrm & 7
-        code = self._cpu.read_code(length)
-        if length > 3 and code[length - 4] & 0xF1 == 0x41:
+        cpu = self._cpu
+        cpu.slice.stall(TIMED_INSTRUCTION)
+        code = cpu.read_code(15)
+        at = length_of_prefixes(code, cpu.bits)
+        number = code[at + 2] & 7
+        if at and code[at - 1] & 0xF1 == 0x41:
             number |= 8
-        self._q[number] = self._cpu.read_cr8()
-        self.finish(length)
+        self._q[number] = cpu.read_cr8()
+        self.finish(at + 3)
 
     def _write_cr8(self) -> None:
+        self._cpu.slice.stall(TIMED_INSTRUCTION)
         length, value = self._source()
         if value is None or value >> 4:
             self.fault(Fault(Vector.GP))

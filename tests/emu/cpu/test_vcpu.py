@@ -10,6 +10,7 @@ import pytest
 
 from emu.cpu.cpuid import FEATURE_NAMES, can_be_had
 from emu.cpu.faults import Source
+from emu.cpu.hooks import TIMED_INSTRUCTION
 from emu.cpu.slice import Exit
 from mmu.arch import ACCESS_IMPLICIT
 
@@ -513,6 +514,7 @@ def test_cr8_is_the_task_priority(rig: Rig) -> None:
     rig.long("mov cr8")
     assert rig.run() is Exit.HALT
     assert (rig.regs.rax, rig.regs.cr8) == (5, 5)
+    assert rig.cpu.stalled == 2 * TIMED_INSTRUCTION
 
 
 # --- Time, CPUID, MSRs ---------------------------------------------------------------------------
