@@ -162,6 +162,7 @@ class Entry:
         "generation",
         "is_global",
         "is_leaf",
+        "is_memory",
         "new_use",
         "pkey",
         "reported",
@@ -182,6 +183,7 @@ class Entry:
         self.dirty = False
         self.is_global = False
         self.is_leaf = True
+        self.is_memory = False  # RAM or ROM, all of it
         self.pkey = 0
         self.generation = 0
         self.dropped = False
@@ -230,6 +232,7 @@ class VcpuCaches:
         "generation",
         "global_generation",
         "globals",
+        "hot",
         "index",
         "pages",
         "pending",
@@ -245,6 +248,8 @@ class VcpuCaches:
         self.globals: dict[tuple[int, int], Entry] = {}
         self.structures: dict[tuple[int, int], Entry] = {}
         self.pending: list[Entry] = []
+        self.hot: dict[int, Entry] = {}
+        """Page number -> an entry that serves it and is not pending: what `find` would find."""
         self.silent = False
         """Whether the engine was granted a page for which a pending entry is not yet judged."""
 
@@ -281,6 +286,7 @@ class VcpuCaches:
     def drop_page(self, gva: int) -> None:
         """INVLPG: every translation of ``gva``, global or not, and all structure entries (SDM 3A
         4.10.4.1)."""
+        self.hot.clear()
         self._drop(gva, self.pages, PAGE_SHIFTS)
         self._drop(gva, self.globals, PAGE_SHIFTS)
         for entry in self.structures.values():
@@ -290,6 +296,7 @@ class VcpuCaches:
 
     def drop_address(self, gva: int) -> None:
         """A page fault: the translations and structure entries of its address (4.10.4.1)."""
+        self.hot.clear()
         self._drop(gva, self.pages, PAGE_SHIFTS)
         self._drop(gva, self.globals, PAGE_SHIFTS)
         self._drop(gva, self.structures, STRUCTURE_SHIFTS)
@@ -304,6 +311,7 @@ class VcpuCaches:
 
     def drop_all(self, *, and_global: bool) -> None:
         """A CR3 load, or with ``and_global`` a change of CR0.PG, CR4.PGE, PAE or PSE."""
+        self.hot.clear()
         self.generation += 1
         self.pages.clear()
         self.structures.clear()
