@@ -72,6 +72,6 @@ def test_a_log_that_was_not_started_cannot_be_read(mmu: str) -> None:
 def test_two_plug_ins_need_two_logs() -> None:
     with (
         Machine(load("hello").path, mmu="lockstep:uncached,emu.cpu.native:NativeMmu") as m,
-        pytest.raises(ValueError, match="native.*has no dirty log"),
+        pytest.raises(ValueError, match=r"native.*has no dirty log"),
     ):
         m.mmu.start_dirty_log()
