@@ -337,9 +337,10 @@ class Machine:
         timeout: float | None = None,
         max_insns: int | None = None,
         until: Position | str | None = None,
+        step: int | None = None,
     ) -> Outcome:
         """Run until the guest ends, `timeout` host seconds are over, `max_insns` are executed, or
-        the position `until` is reached.
+        the position `until` is reached. `step`: until that vCPU has executed one instruction.
 
         May be called again after any stop but the guest's own end, to go on: a stop changes
         nothing, neither what the guest does nor its clock, wherever and however often it comes. An
@@ -352,7 +353,7 @@ class Machine:
         target = Position.parse(until) if isinstance(until, str) else until
         report = ""
         try:
-            stop = scheduler.run(timeout, max_insns, target)
+            stop = scheduler.run(timeout, max_insns, target, step)
             if self._is_audited:
                 self.mmu.check()
         except Exception as error:
@@ -360,7 +361,8 @@ class Machine:
             report = _internal_report(error)
         if stop.kind is Kind.TRIPLE_FAULT:
             cpu = self.cpus[stop.cpu]
-            report = triple_fault_report(cpu, lambda gva: self._walk_text(cpu, gva))
+            code = self.code(48, cpu.index)
+            report = triple_fault_report(cpu, lambda gva: self._walk_text(cpu, gva), code)
         return Outcome(
             stop.kind,
             exit_code(stop.kind, stop.guest_code),
@@ -433,7 +435,11 @@ class Machine:
     @property
     def memory(self) -> VirtualView:
         """Guest-virtual memory, as the vCPU that ran last maps it."""
-        return VirtualView(self.guest_memory, self._context(self.scheduler.current))
+        return self.view(self.scheduler.current.index)
+
+    def view(self, cpu: int) -> VirtualView:
+        """Return guest-virtual memory as a vCPU maps it now."""
+        return VirtualView(self.guest_memory, self._context(self.cpus[cpu]))
 
     @property
     def phys(self) -> PhysicalView:
@@ -444,6 +450,11 @@ class Machine:
         """Walk the guest's tables for an address, without any effect; see `mmu.walker.Walk`."""
         vcpu = self.scheduler.current if cpu is None else self.cpus[cpu]
         return walk(self.guest_memory, self._context(vcpu), gva, access)
+
+    def code(self, size: int, cpu: int | None = None) -> bytes:
+        """Return up to `size` code bytes at CS:RIP, fewer where a page is missing. No effect."""
+        vcpu = self.scheduler.current if cpu is None else self.cpus[cpu]
+        return self.view(vcpu.index).peek(vcpu.regs.linear_rip, size)
 
     def _context(self, cpu: Vcpu) -> Context:
         regs = cpu.regs

@@ -75,8 +75,9 @@ def registers_text(cpu: Vcpu) -> str:
     return "\n".join(lines)
 
 
-def triple_fault_report(cpu: Vcpu, walk: Callable[[int], str]) -> str:
-    """Return the report of a vCPU that has shut down; `walk(gva)` describes a translation."""
+def triple_fault_report(cpu: Vcpu, walk: Callable[[int], str], code: bytes) -> str:
+    """Return the report of a vCPU that has shut down; `walk(gva)` describes a translation, `code`
+    are the bytes at RIP, as many as can be read."""
     parts = [f"vCPU {cpu.index} shut down: triple fault", "", "Last events, the newest below:"]
     parts += ["  " + event_line(past) for past in cpu.record.recent]
     parts += ["", "Registers:", _indent(registers_text(cpu))]
@@ -84,12 +85,11 @@ def triple_fault_report(cpu: Vcpu, walk: Callable[[int], str]) -> str:
     if last_pf is not None and last_pf.event.cr2 is not None:
         gva = last_pf.event.cr2
         parts += ["", f"Walk of CR2 {gva:#x}:", _indent(walk(gva))]
-    parts += ["", "Code at RIP:", _indent(_code(cpu))]
+    parts += ["", "Code at RIP:", _indent(_code(cpu, code))]
     return "\n".join(parts)
 
 
-def _code(cpu: Vcpu) -> str:
-    code = cpu.read_code(48)
+def _code(cpu: Vcpu, code: bytes) -> str:
     if not code:
         return f"unreadable; walk of {cpu.regs.linear_rip:#x} fails"
     lines = disassemble(code, cpu.regs.linear_rip, cpu.bits, 6)

@@ -10,8 +10,9 @@ jumps to the next event.
 A stop changes nothing. Each slice is planned once; a limit, a timeout, or a pause only suspends it,
 and the next `Scheduler.run` goes on with the same vCPU to the same planned end. Nothing that the
 guest could see is done at a stop: no event of the clock, no change of turns, no look at the input.
-A stop comes at the first boundary at which it is due. Where instructions are counted one by one,
-that is the very instruction; where blocks are counted, a block that has begun is finished first.
+A limit, a timeout, or a pause comes at the first boundary at which it is due. Where instructions
+are counted one by one, that is the very instruction; where blocks are counted, a block that has
+begun is finished first. Positions, steps and breakpoints are exact under both clocks.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from emu.clock import NS_PER_INSN, Clock
+from emu.cpu.points import Hit
 from emu.cpu.slice import Exit
 from emu.cpu.vcpu import Vcpu
 from emu.outcome import Kind, Position, Stop
@@ -30,6 +32,7 @@ __all__ = ["DEFAULT_QUANTUM", "Scheduler"]
 
 # One vCPU alone is only interrupted for events; 1 ms of host time a slice is 2 % of overhead.
 _ALONE = 100_000
+_LONGEST_BLOCK = 1_100  # instructions, four bytes each: a block ends with its page
 DEFAULT_QUANTUM = 5_000
 """Instructions a vCPU runs before the next one does."""
 
@@ -64,6 +67,8 @@ class Scheduler:
         self._deadline: float | None = None
         self._ending: tuple[Kind, int | None] | None = None
         self._interrupt: Kind | None = None
+        self._step: int | None = None
+        self._hit: Hit | None = None
         self.after_slice: Callable[[], None] | None = None
         """Called when a vCPU has had its turn."""
         self.inbox: Inbox | None = None
@@ -113,9 +118,11 @@ class Scheduler:
     def position(self) -> Position:
         """Where in the run the machine stands; inside hooks too."""
         cpu = self.current
+        # Code bytes: within a block, which is counted when it begins, extra() is below 0.
+        instructions, extra = divmod(self.executed * 4 + cpu.extra(), 4)
         if not self._is_open:
-            return Position(self.executed, extra=cpu.extra())
-        return Position(self.executed, cpu.index, cpu.progress(), cpu.extra())
+            return Position(instructions, extra=extra)
+        return Position(instructions, cpu.index, cpu.progress(), extra)
 
     # --- Time ---------------------------------------------------------------------------------
 
@@ -144,13 +151,16 @@ class Scheduler:
         timeout: float | None = None,
         max_insns: int | None = None,
         until: Position | None = None,
+        step: int | None = None,
     ) -> Stop:
         """Run until something ends it, or stops it.
 
         `timeout` is in host seconds, met within about 0.1 s; `max_insns` counts all vCPUs from
-        now; at the position `until` the run stops. See the top of this file for where exactly.
+        now; at the position `until` the run stops, exactly; `step` is the index of a vCPU that is
+        to execute one instruction, or take an interrupt, while the others have their turns as ever.
         """
         self._ending = None
+        self._step = step
         last = None if max_insns is None else self.executed + max_insns
         timer = None
         if timeout is not None:
@@ -161,11 +171,18 @@ class Scheduler:
         try:
             while True:
                 ending = self._must_stop(last, until) or self._turn(last, until)
+                hit, self._hit = self._hit, None
+                if hit is not None and (step is not None or not hit.is_step):
+                    kind = Kind.STEP if hit.is_step else Kind.BREAKPOINT
+                    return Stop(kind, self.current.index, self.position, address=hit.address)
                 if ending is not None:
                     kind, guest_code = ending
                     return Stop(kind, self.current.index, self.position, guest_code)
         finally:
             self._deadline = None
+            if until is not None:
+                for cpu in self._cpus:
+                    cpu.points.release()
             if timer is not None:
                 timer.cancel()
 
@@ -192,7 +209,7 @@ class Scheduler:
     def _turn(self, last: int | None, until: Position | None) -> tuple[Kind, int | None] | None:
         """Begin a slice, or go on with the suspended one."""
         if self._is_open:
-            return self._execute(self.current.go_on, last, until)
+            return self._execute(self._way(last, until))
         ending = self._take_ending()
         if ending is not None:
             return ending
@@ -209,17 +226,40 @@ class Scheduler:
             budget = min(budget, self._instructions_until(when))
         self._executed_before = cpu.executed
         self._is_open = True
-        return self._execute(lambda cut: cpu.run(budget, cut), last, until)
+        is_careful = self._step == cpu.index or self._is_near(until)
+        cut = 0 if is_careful else self._next_stop(last, until)
+        return self._execute(lambda: cpu.run(budget, cut))
 
-    def _execute(
-        self, run: Callable[[int | None], Exit], last: int | None, until: Position | None
-    ) -> tuple[Kind, int | None] | None:
+    def _execute(self, run: Callable[[], Exit]) -> tuple[Kind, int | None] | None:
         """Have the current vCPU run its slice; returns how the run has ended, if it has."""
+        cpu = self.current
+        before = cpu.executed + cpu.progress(), cpu.extra()
         try:
-            return self._after(run(self._next_stop(last, until)))
+            ending = self._after(run())
         except BaseException:
             self._is_open = False
             raise
+        has_stepped = (cpu.executed + cpu.progress(), cpu.extra()) != before
+        if ending is None and self._step == cpu.index and self._hit is None and has_stepped:
+            return Kind.STEP, None
+        return ending
+
+    def _way(self, last: int | None, until: Position | None) -> Callable[[], Exit]:
+        """Return how the current vCPU goes on with its slice."""
+        cpu = self.current
+        if self._step == cpu.index:
+            return cpu.step_one
+        if until is not None and self._is_near(until):
+            here = self.position
+            left = (until.instructions - here.instructions) * 4 + until.extra - here.extra
+            return lambda: cpu.approach(max(left, 1))
+        return lambda: cpu.go_on(self._next_stop(last, until))
+
+    def _is_near(self, until: Position | None) -> bool:
+        """Return whether the next block might pass the position: then it takes care."""
+        if until is None or not self.current.counts_blocks:
+            return False
+        return until.instructions - self.executed <= _LONGEST_BLOCK
 
     def _next_stop(self, last: int | None, until: Position | None) -> int | None:
         """Return how far the slice may go before it must be suspended, in its own count; None if
@@ -228,13 +268,15 @@ class Scheduler:
         if last is not None:
             stops.append(last)
         if until is not None:
-            stops.append(until.instructions)
+            margin = _LONGEST_BLOCK if self.current.counts_blocks else 0
+            stops.append(until.instructions - margin)
         if not stops:
             return None
         return self.current.progress() + max(min(stops) - self.executed, 1)
 
     def _after(self, reason: Exit) -> tuple[Kind, int | None] | None:
         """Do what comes after a vCPU has come back."""
+        self._hit = self.current.take_hit()
         if reason is Exit.SUSPENDED:
             return None
         self._is_open = False

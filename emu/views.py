@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guest memory by index, as a debugger sees it: reading leaves no trace in the guest."""
+"""Guest memory by index, as a debugger sees it: reading leaves no trace in the guest.
+
+Addresses are walked by `mmu.walker`, which sets no bit and counts nothing, and bytes are read by
+`Memory.peek`, which asks no device that a read could change.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,8 @@ class PhysicalView:
         """Return one byte as an int, or bytes."""
         if isinstance(key, slice):
             start, stop = _bounds(key)
-            return self._memory.read_block(start, stop - start)
-        return self._memory.read(key, 1)
+            return self._memory.peek(start, stop - start)
+        return self._memory.peek(key, 1)[0]
 
     def __setitem__(self, key: int | slice, value: int | bytes) -> None:
         """Write, as a debugger: caches and translated code hear of it."""
@@ -52,13 +56,27 @@ class VirtualView:
             size -= length
         return pieces
 
+    def peek(self, gva: int, size: int) -> bytes:
+        """Return up to `size` bytes, fewer where a page is not mapped. The address wraps at 64
+        bits."""
+        parts = []
+        while size > 0:
+            length = min(size, 0x1000 - gva % 0x1000)
+            found = walk(self._memory, self._context, gva, ACCESS_IMPLICIT)
+            if found.fault is not None:
+                break
+            parts.append(self._memory.peek(found.gpa, length))
+            gva = gva + length & (1 << 64) - 1
+            size -= length
+        return b"".join(parts)
+
     def __getitem__(self, key: int | slice) -> Any:
         """Return one byte as an int, or bytes."""
         if isinstance(key, slice):
             start, stop = _bounds(key)
-            read = self._memory.read_block
-            return b"".join(read(gpa, n) for gpa, n in self._pieces(start, stop - start))
-        return self._memory.read(self._pieces(key, 1)[0][0], 1)
+            peek = self._memory.peek
+            return b"".join(peek(gpa, n) for gpa, n in self._pieces(start, stop - start))
+        return self._memory.peek(self._pieces(key, 1)[0][0], 1)[0]
 
     def __setitem__(self, key: int | slice, value: int | bytes) -> None:
         """Write, as a debugger: rights do not matter, caches and translated code hear of it."""

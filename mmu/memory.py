@@ -16,7 +16,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Callable, Iterator
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from intervaltree import IntervalTree
 
@@ -40,6 +40,14 @@ class MmioDevice(Protocol):
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Take ``size`` bytes at ``offset``."""
+
+
+@runtime_checkable
+class Peekable(Protocol):
+    """A device whose contents can be looked at without any effect."""
+
+    def peek(self, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes from ``offset``; change nothing."""
 
 
 class Slot:
@@ -253,6 +261,26 @@ class Memory:
             else:
                 first = start - slot.gpa
                 parts.append(bytes(slot.view[first : first + length]))
+        return b"".join(parts)
+
+    def peek(self, gpa: int, size: int) -> bytes:
+        """Return ``size`` bytes at ``gpa`` without any effect: for debuggers and reports.
+
+        RAM and ROM as they are. A device is asked only if it is ``Peekable``, because reading a
+        register may change it; what others hold reads as all ones, like a hole.
+        """
+        parts = []
+        for slot, start, length in self._pieces(gpa, size):
+            if slot is None:
+                parts.append(b"\xff" * length)
+                continue
+            first = start - slot.gpa
+            if slot.device is None:
+                parts.append(bytes(slot.view[first : first + length]))
+            elif isinstance(slot.device, Peekable):
+                parts.append(slot.device.peek(first, length).ljust(length, b"\xff")[:length])
+            else:
+                parts.append(b"\xff" * length)
         return b"".join(parts)
 
     def write_block(self, gpa: int, data: bytes | memoryview, source: str) -> None:

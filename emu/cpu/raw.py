@@ -38,6 +38,9 @@ FPCW: int = _x86.UC_X86_REG_FPCW
 FPSW: int = _x86.UC_X86_REG_FPSW
 FPTAG: int = _x86.UC_X86_REG_FPTAG
 MXCSR: int = _x86.UC_X86_REG_MXCSR
+FOP: int = _x86.UC_X86_REG_FOP
+FP0: int = _x86.UC_X86_REG_FP0
+XMM0: int = _x86.UC_X86_REG_XMM0
 _MSR: int = _x86.UC_X86_REG_MSR
 
 PROT_ALL: int = _uc.UC_PROT_ALL
@@ -275,6 +278,19 @@ def reg_write(handle: int, register: int, value: int) -> None:
     """Set a register of up to 64 bits."""
     box = ctypes.c_uint64(value)
     check(_lib.uc_reg_write(_ptr(handle), register, ctypes.byref(box)), "uc_reg_write")
+
+
+def reg_read_bytes(handle: int, register: int, size: int) -> bytes:
+    """Return a register of `size` bytes."""
+    box = (ctypes.c_uint8 * 16)()
+    check(_lib.uc_reg_read(_ptr(handle), register, box), "uc_reg_read")
+    return bytes(box[:size])
+
+
+def reg_write_bytes(handle: int, register: int, data: bytes) -> None:
+    """Set a register of as many bytes."""
+    box = (ctypes.c_uint8 * 16)(*data)
+    check(_lib.uc_reg_write(_ptr(handle), register, box), "uc_reg_write")
 
 
 class RegisterReader:

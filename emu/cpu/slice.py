@@ -15,7 +15,8 @@ there had been no stop. Whatever looks at the time or at the end of the slice in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 
 from emu.cpu import compiled, raw
@@ -88,6 +89,12 @@ class Slice(Savable):
         self._code_is_stale = False
         self._comes_back = False  # only to have code translated again
         self._errand: Callable[[], None] | None = None
+        self._parts = False  # the engine was left by `part`
+        self._rest = 0  # code bytes of a block that is counted, and not yet executed
+        self.is_parted = False
+        """Whether the slice is suspended within a block."""
+        self.withhold: Callable[[], Callable[[], None]] = lambda: lambda: None
+        """Takes requests for interrupts away and returns what puts them back; set by the vCPU."""
 
     @property
     def stalled(self) -> int:
@@ -109,9 +116,10 @@ class Slice(Savable):
         return self.executed + self.progress()
 
     def extra(self) -> int:
-        """Return how many code bytes, 0 to 3, are executed and not yet counted as an instruction:
-        0 where instructions are counted one by one."""
-        return self._words[_BYTES] & 3 if self._counts_blocks else 0
+        """Return how many code bytes, 0 to 3, are executed and not yet counted as an instruction;
+        below 0 within a block, which is counted when it begins. 0 where instructions are counted
+        one by one."""
+        return (self._words[_BYTES] & 3) - self._rest if self._counts_blocks else 0
 
     def left(self) -> int:
         """Return how many instructions the open slice has left until its planned end."""
@@ -129,6 +137,15 @@ class Slice(Savable):
         """Let time pass as `instructions` would take, in which the processor waits."""
         self._clock[0] += instructions
         self._words[_STALLED] += instructions
+
+    @contextmanager
+    def no_time(self) -> Iterator[None]:
+        """Do something between two runs that takes no time, whatever it does to the counter."""
+        kept = self._clock[0], self._words[_STALLED]
+        try:
+            yield
+        finally:
+            self._clock[0], self._words[_STALLED] = kept
 
     def tick(self) -> None:
         """Count an event as an instruction: a loop of events alone must end with the budget."""
@@ -153,13 +170,21 @@ class Slice(Savable):
             uncounted=self._words[_BYTES] if self._counts_blocks else 0,
             planned=self._budget if self.is_open else None,
             progress=self.progress(),
+            rest=self._rest,
         )
 
     def load(self, state: State) -> None:
         """Take a saved state; all translated code is forgotten before the next slice."""
-        executed, stalled, uncounted, planned, progress = self._parts_of(
-            state, executed=int, stalled=int, uncounted=int, planned=int | None, progress=int
+        executed, stalled, uncounted, planned, progress, rest = self._parts_of(
+            state,
+            executed=int,
+            stalled=int,
+            uncounted=int,
+            planned=int | None,
+            progress=int,
+            rest=int,
         )
+        self._rest, self.is_parted = rest, rest > 0
         self.begin(planned or 0)
         self.is_open = planned is not None
         if self._counts_blocks:
@@ -224,6 +249,17 @@ class Slice(Savable):
         self._errand = errand
         raw.stop(self._handle)
 
+    def part(self, rest: int) -> None:
+        """Leave the engine before the instruction whose code hook calls this, and suspend the slice
+        there. `rest`: how many bytes of its block are left."""
+        self._parts = True
+        if self._counts_blocks:
+            self._rest = rest
+            self.is_parted = rest > 0
+        else:
+            self._clock[0] -= 1  # it is counted, and will be again
+        raw.stop(self._handle)
+
     def drop_all_code(self) -> None:
         """Forget all translated code: soon, but not in mid-run."""
         self._code_is_stale = True
@@ -257,20 +293,33 @@ class Slice(Savable):
         """Execute the open slice to its planned end: (whether the clock stopped it, uc_err).
 
         With `cut`, or after `kick`, suspend it before: at the first boundary at which `progress` is
-        at least `cut`. The slice then is still open, and the next call goes on.
+        at least `cut`. A hook may suspend it anywhere, by `part`. The slice then is still open, and
+        the next call goes on.
         """
+        return self._execute(lambda: self._piece(cut))
+
+    def run_block(self) -> tuple[bool, int]:
+        """Execute what is left of the block in which `part` has suspended the slice, or the next
+        block, and suspend the slice again; as `run`. Where instructions are counted one by one, it
+        is one instruction."""
+        pieces = iter((self._one_block, lambda: None))
+        return self._execute(lambda: next(pieces)())
+
+    def _execute(self, piece: Callable[[], tuple[bool, int] | None]) -> tuple[bool, int]:
+        """Call `piece`, which enters the engine, until the slice is over; None suspends it."""
         self.is_running = True
         is_suspended = False
         over, error = True, raw.ERR_OK
         try:
-            while self.exit is None and self.progress() < self._budget:
-                if self.kicked or (cut is not None and self.progress() >= cut):
-                    is_suspended = not self.must_go_on()
-                    if is_suspended:
-                        break
-                    over, error = self._enter(self.progress() + 1, is_forced=True)
-                else:
-                    over, error = self._enter(cut)
+            while not self.is_over():
+                entered = piece()
+                is_suspended = entered is None
+                if entered is None:
+                    break
+                over, error = entered
+                if self._parts and error == raw.ERR_OK:
+                    self._parts, is_suspended = False, True
+                    break
                 if self._comes_back and error == raw.ERR_OK:
                     over, self._comes_back = True, False
                 if self._errand is not None and error == raw.ERR_OK:
@@ -283,12 +332,39 @@ class Slice(Savable):
                 self.end()
         return over, error
 
+    def is_over(self) -> bool:
+        """Return whether the open slice ends here: never in the midst of a block."""
+        return not self.is_parted and (self.exit is not None or self.progress() >= self._budget)
+
+    def _piece(self, cut: int | None) -> tuple[bool, int] | None:
+        """Enter the engine for as long as the slice lasts, or return None: it is to be suspended.
+
+        `part` has left a block unfinished: that comes first, alone.
+        """
+        if self.kicked or (cut is not None and self.progress() >= cut):
+            if not self.must_go_on():
+                return None
+            return self._enter(self.progress() + 1, is_forced=True)
+        return self._one_block() if self.is_parted else self._enter(cut)
+
+    def probe(self) -> bool:
+        """Have the engine translate the next block of the suspended slice, and execute nothing.
+
+        Returns False if there is none: an event was delivered first, or the slice is over.
+        """
+        if self.is_over() or not self._counts_blocks:
+            return not self.is_over()
+        before = self.progress(), self._hidden.q[H.RIP_Q]
+        pieces = iter((lambda: self._enter(self.progress()), lambda: None))
+        self._execute(lambda: next(pieces)())
+        return self.is_open and (self.progress(), self._hidden.q[H.RIP_Q]) == before
+
     def end(self) -> None:
         """Count the open slice, if there is one, as over."""
         if self.is_open:
             self.executed += self.progress()
-            self.is_open = False
-            self._done = self._clock[0] = 0
+            self.is_open = self.is_parted = False
+            self._done = self._clock[0] = self._rest = 0
 
     def _run_errand(self) -> bool:
         """Do what the engine was left for; it counts as an instruction. Returns True."""
@@ -297,6 +373,49 @@ class Slice(Savable):
         if errand is not None:
             errand()
         return True
+
+    def _one_block(self) -> tuple[bool, int]:
+        """Enter the engine for what is left of a block, or for the next one.
+
+        The engine takes what is left for a block of its own. So that it is let in, and stopped at
+        the one after it, the counter is set back by one and given four bytes more; so that it is
+        not counted again, the bytes are fewer by its size. No interrupt may come before it: had
+        there been no stop, the engine would not have looked.
+        """
+        if not self._counts_blocks:
+            return self._enter_counted(self.progress() + 1)
+        words, clock = self._words, self._clock
+        rest, self._rest, self.is_parted = self._rest, 0, False
+        left = words[_BYTES]
+        low = int(clock[0] == 0)  # it cannot be set back
+        clock[0] += low
+        end = clock[0]
+        clock[0] -= 1
+        words[_BYTES] = left + 4 - rest & (1 << 64) - 1
+        put_back = self.withhold() if rest else lambda: None
+        self._ready_block(end)
+        error = raw.start(self._handle, self._hidden.q[H.RIP_Q], 0)
+        put_back()
+        over = bool(words[_STOPPED])
+        if self._comes_back and clock[0] == end - 1:  # it was not begun
+            clock[0], words[_BYTES] = end, left
+            self._rest, self.is_parted = rest, rest > 0
+        elif words[_BYTES] > 3:  # an event came first
+            clock[0] += 1
+            words[_BYTES] = left
+        clock[0] -= low
+        if self.exit is not None:
+            clock[0] = self._stop_at - low
+        return over, error
+
+    def _ready_block(self, end: int) -> None:
+        """Let no block begin once the counter has reached `end`."""
+        words = self._words
+        words[_STOPPED] = 0
+        words[_PLAN] = self._budget - self._done
+        words[_BASE] = self.executed + self._done
+        self._state.forget_steady()
+        self._clock[1] = end
 
     def _enter(self, cut: int | None, *, is_forced: bool = False) -> tuple[bool, int]:
         """Run the engine to the end of the slice or to `cut`: (whether the clock stopped it,
@@ -308,11 +427,7 @@ class Slice(Savable):
         end = self._budget if cut is None else min(self._budget, cut)
         if self._counts_blocks:
             words = self._words
-            words[_STOPPED] = 0
-            words[_PLAN] = self._budget - self._done
-            words[_BASE] = self.executed + self._done
-            self._state.forget_steady()
-            clock[1] = end - self._done
+            self._ready_block(end - self._done)
             if self.kicked and not is_forced:
                 clock[1] = 0
             error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
@@ -320,12 +435,18 @@ class Slice(Savable):
             if self.exit is not None:
                 clock[0] = self._stop_at
             return over, error
+        return self._enter_counted(end)
+
+    def _enter_counted(self, end: int) -> tuple[bool, int]:
+        """Run the engine up to instruction `end` of the slice, counting them one by one."""
+        hidden, clock = self._hidden, self._clock
         # The engine counts from 0 each time it is entered.
         self._done += clock[0]
         error = raw.start(self._handle, hidden.q[H.RIP_Q], max(end - self._done, 1))
         count = clock[0]
         # Time that passed in a hook is no instruction too many where a hook had the engine leave.
-        over = count > clock[1] and self._errand is None and not self._comes_back
+        leaves = self._errand is not None or self._comes_back or self._parts
+        over = count > clock[1] and not leaves
         count -= over
         if self.exit is not None:
             count = self._stop_at

@@ -45,6 +45,7 @@ from emu.cpu.intercept import Intercepts
 from emu.cpu.linear import LinearMemory
 from emu.cpu.msr import Msrs
 from emu.cpu.pins import InterruptController, Pins
+from emu.cpu.points import Points
 from emu.cpu.record import Record
 from emu.cpu.registers import EFLAGS_IF, EFLAGS_TF, Registers
 from emu.cpu.reset import KEPT_BY_INIT, reset_fpu, set_registers, state_after_init
@@ -139,12 +140,13 @@ class Vcpu(Savable):
         self.linear = LinearMemory(index, mmu, memory)
         self.slice = Slice(engine)
         self.slice.must_go_on = self._is_in_mid_instruction
+        self.slice.withhold = self._withhold_requests
         self.record = Record(self.state_block.words, self.choose_who_serves_events)
         self.step = Step(self)
         self.pins = Pins(self)
         self.fills = Fills(self, engine.handle, code)
         self.hooks = Hooks(self, ports)
-        self.stop_between_blocks = engine.stop_between_blocks
+        self.points = Points(self, engine.handle)
         self.debug = DebugRegisters(self, engine.handle, watches_data=not engine.is_native)
         self.delivery = Delivery(
             self.regs, self.linear, self.hidden, self.fills.load_cr3, self.debug.refresh
@@ -159,11 +161,21 @@ class Vcpu(Savable):
         self.set_intr, self.nmi = self.pins.set_intr, self.pins.nmi
         self.progress, self.limit = self.slice.progress, self.slice.limit
         self.end_slice, self.extra = self.slice.end, self.slice.extra
+        self.take_hit = self.points.take_hit
         self.leave, self.kick = self.slice.leave, self.slice.kick
         self.sync_slots = engine.sync_slots
         self.close = engine.close
         engine.install(self)
         self.reset()
+
+    @property
+    def handle(self) -> int:
+        """Unicorn's handle of the engine."""
+        return self._engine.handle
+
+    def choose_where_to_stop(self) -> None:
+        """Have code hooks leave at their instruction, if there are any that want to."""
+        self._engine.stop_between_blocks(not (self.debug.has_code or self.points.is_active))
 
     def choose_who_serves_events(self) -> None:
         """Let compiled code serve what it can, unless somebody wants to see every event."""
@@ -373,6 +385,17 @@ class Vcpu(Savable):
         self.pins.clear()
         self.slice.stop(Exit.LEFT)
 
+    def _withhold_requests(self) -> Callable[[], None]:
+        """Take the requests for interrupts away; return what puts them back."""
+        requests, word = self.hidden.cpu, self.hidden.interrupt_request
+        kept = requests[word] & (H.INTERRUPT_VIRQ | H.INTERRUPT_NMI)
+        requests[word] &= ~kept
+
+        def put_back() -> None:
+            requests[word] |= kept
+
+        return put_back
+
     def _is_in_mid_instruction(self) -> bool:
         """Return whether what stands between two instructions is our doing: a step, or an
         instruction that is being taken back."""
@@ -400,10 +423,34 @@ class Vcpu(Savable):
 
         A suspended slice goes on as if there had been no stop, however often it is suspended.
         """
+        return self._after(*self.slice.run(cut))
+
+    def step_one(self, skip: int = 1) -> Exit:
+        """Execute one instruction of the slice that `run` has begun, or deliver an event. `skip`:
+        so many code bytes instead. See `Points.step`."""
+        if self.slice.is_over():
+            return self.go_on()
+        return self._after(*self.points.step(skip))
+
+    def approach(self, code_bytes: int) -> Exit:
+        """Execute the next block, but no more than `code_bytes` of it: for clocks that count
+        blocks. An event may be delivered instead."""
         running = self.slice
-        over, error = running.run(cut)
+        size = None if running.is_over() else self.points.next_block()
+        if size is None:
+            is_suspended = running.is_open and not running.is_over()
+            return Exit.SUSPENDED if is_suspended else self.go_on()
+        if size <= code_bytes:
+            return self._after(*self.slice.run_block())
+        return self.step_one(code_bytes)
+
+    def _after(self, over: bool, error: int) -> Exit:
+        """Do what comes after a piece of a slice, and say why it ended."""
+        running = self.slice
         if running.is_open:
             running.kicked = False
+            if running.is_parted and self.step.is_active:
+                self.step.end(-1)  # the instruction comes again
             return Exit.SUSPENDED
         if self.step.is_active:
             self.step.end(-1)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from emu.clock import NS_PER_INSN, Clock
@@ -24,6 +26,8 @@ class Processor:
         self.shut_down = False
         self.slices: list[int] = []
         self.stalled = 0
+        self.counts_blocks = False
+        self.points = SimpleNamespace(release=lambda: None)
         self._open = False
         self._begun = self._budget = 0
         self._left = self._kicked = False
@@ -34,6 +38,9 @@ class Processor:
 
     def extra(self) -> int:
         return 0
+
+    def take_hit(self) -> None:
+        return None
 
     def limit(self, budget: int) -> None:
         self._budget = min(self._budget, max(budget, self._begun))
