@@ -48,6 +48,7 @@ from emu.tables import firmware_tables
 from emu.views import PhysicalView, VirtualView
 from mmu.api import DEFAULT_POOL, Mmu, MmuError, PagingRegisters
 from mmu.arch import ACCESS_IMPLICIT, Features
+from mmu.lint import Place
 from mmu.memory import Memory, MemoryMapError
 from mmu.plugins import make_mmu
 from mmu.tlbcheck import CheckedMmu
@@ -465,6 +466,30 @@ class Machine:
         )
         context.pdptes = cpu.fills.pdptes() or context.pdptes
         return context
+
+    def address_space(self, cpu: int | None = None, cr3: int | None = None) -> Context:
+        """Return the paging state of a vCPU (default: the one that ran last), or what it would be
+        with another CR3: what `mmu.walker`, `mmu.ranges` and `mmu.lint` read. No effect."""
+        vcpu = self.scheduler.current if cpu is None else self.cpus[cpu]
+        context = self._context(vcpu)
+        if cr3 is not None:
+            context.load(self.guest_memory, context.regs._replace(cr3=cr3))
+        return context
+
+    def own_places(self) -> list[Place]:
+        """Return what the processors have of the kernel's, for `mmu.lint`: the linear addresses of
+        descriptor tables and task state segments."""
+        places = []
+        for vcpu in self.cpus:
+            regs = vcpu.regs
+            tables = [("the GDT", regs.gdtr), ("the IDT", regs.idtr)]
+            tables += [("the LDT", regs.ldtr), ("the TSS", regs.tr)]
+            places += [
+                Place(name, table.base, table.base + table.limit)
+                for name, table in tables
+                if table.base
+            ]
+        return places
 
     def _walk_text(self, cpu: Vcpu, gva: int) -> str:
         context = self._context(cpu)

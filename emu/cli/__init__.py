@@ -9,6 +9,7 @@
     streams.py   where bytes come from and go to; terminal.py, display.py
     report.py    the outcome, the summary table, the JSON file
     walk.py      an address through the guest's tables and the shadow's, side by side
+    pages.py     what the page tables map; lint.py, what is wrong with them
     guests.py    the shipped kernels
 
 A command is a function of the words after its name that returns the process exit code. It is
@@ -30,6 +31,8 @@ Command = Callable[[Sequence[str]], int]
 COMMANDS = {
     "run": ("emu.cli.run", "boot a kernel and run it until it ends"),
     "walk": ("emu.cli.walk", "show how an address is translated at some point of a run"),
+    "pages": ("emu.cli.pages", "print what the page tables map at some point of a run"),
+    "lint": ("emu.cli.lint", "print what is wrong with the page tables at some point of a run"),
     "guests": ("emu.cli.guests", "list the kernels that come with shadowcorn"),
     "kernels": ("emu.kernels.command", "run other people's kernels from a folder, make a table"),
     "fuzz": ("emu.fuzz", "test the MMU at random, on its own or under random programs"),
