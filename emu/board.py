@@ -8,7 +8,7 @@
     0x70  RTC and CMOS
     0x3b4-0x3da  VGA         0x3f8  COM1              0xe9  debug console
     0x600  ACPI power management, 0xb2 APM            IRQ 9  ACPI
-    0x1f0 0x170  IDE, where there are disks           IRQ 14, 15
+    0x1f0 0x170  IDE, where there are disks or CDs    IRQ 14, 15
     0x510  fw_cfg            0xcf8  PCI configuration
     0x8900 "Shutdown"        0xf4  isa-debug-exit     0xe0 0x2000  pc-testdev, if asked for
     0xfec00000  I/O APIC, on every IRQ                0xfee00000  a local APIC per vCPU
@@ -33,6 +33,7 @@ from emu.cpu.vcpu import Vcpu
 from emu.devices import hpet
 from emu.devices.acpi_pm import PM_BASE, PM_SIZE, AcpiPm, ApmPort
 from emu.devices.apic_bus import ApicBus
+from emu.devices.atapi import CdDrive, Image
 from emu.devices.cmos import Cmos
 from emu.devices.debug_exit import DebugExit
 from emu.devices.debugcon import DebugConsole
@@ -75,7 +76,8 @@ class BoardOptions:
     """What a person may choose about the chips; sinks get every byte as the guest sends it.
 
     `debug_exit` is (first port, how many) or None, `debugcons` (port, sink), `start_time` seconds
-    since 1970 for the RTC, `disks` by number (0 and 1 on the first IDE channel), `floppies` by
+    since 1970 for the RTC, `disks` by number (0 and 1 on the first IDE channel), `cds` likewise the
+    images in CD-ROM drives, `floppies` by
     number, which the firmware alone can reach: there is no controller; `fw_cfg` files by name;
     `test_device` adds QEMU's pc-testdev. `foreign_power` is whether there is Bochs' power-off port,
     0x8900, which QEMU's pc does not have. `reserved` is RAM that firmware keeps.
@@ -87,6 +89,7 @@ class BoardOptions:
     start_time: int | None = None
     cpus: int = 1
     disks: Mapping[int, Disk] = field(default_factory=dict)
+    cds: Mapping[int, Image] = field(default_factory=dict)
     floppies: Mapping[int, FirmwareDisk] = field(default_factory=dict)
     fw_cfg: Mapping[str, bytes] = field(default_factory=dict)
     test_device: bool = False
@@ -159,7 +162,7 @@ class Board(Savable):
             self._debug_exits.append(self._name("debug_exit", DebugExit(stop)))
             ports.add(first, first + count - 1, self._debug_exits[0], width=min(count, 4))
         self._add_configuration(sum(ram), reset, options)
-        self._add_disks(options.disks)
+        self._add_disks(options.disks, options.cds)
         if options.test_device:
             self._add_test_device()
         for plug in options.extra:
@@ -336,13 +339,19 @@ class Board(Savable):
         for name, data in options.fw_cfg.items():
             self.fw_cfg.add_file(name, data)
         self.ports.add(0x510, 0x51B, self.fw_cfg, width=4)
-        self.pci = self._name("pci", PciHost(i440fx_functions(ide=bool(options.disks)), reset))
+        self.pci = self._name(
+            "pci", PciHost(i440fx_functions(ide=bool(options.disks or options.cds)), reset)
+        )
         self.ports.add(0xCF8, 0xCFF, self.pci, width=4)
 
-    def _add_disks(self, disks: Mapping[int, Disk]) -> None:
+    def _add_disks(self, disks: Mapping[int, Disk], cds: Mapping[int, Image]) -> None:
         self.ide: list[IdeChannel] = []
+        drives: dict[int, Disk | CdDrive] = {
+            **disks,
+            **{number: CdDrive(image) for number, image in cds.items()},
+        }
         for first, irq, base, control in ((0, 14, 0x1F0, 0x3F6), (2, 15, 0x170, 0x376)):
-            master, slave = disks.get(first), disks.get(first + 1)
+            master, slave = drives.get(first), drives.get(first + 1)
             if master is None and slave is None:
                 continue
             channel = IdeChannel(

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING
 
 from emu.board import Board, BoardOptions, add_memory
 from emu.boot import RESUME_CODES, Bios, Boot, BootRequest, MemoryDisk, Module, load
+from emu.boot.bios.cd import CdDisk
+from emu.boot.eltorito import CD_DRIVE, is_bootable
 from emu.clock import Clock
 from emu.cpu.compiled import CompiledCode
 from emu.cpu.cpuid import FEATURE_NAMES, Identity, can_be_had
@@ -38,6 +40,8 @@ from emu.cpu.vcpu import Vcpu
 from emu.debug.sanitizer import TlbCheck
 from emu.debug.symbols import KernelSymbols
 from emu.devices.apic_bus import DeliveryMode
+from emu.devices.atapi import Image
+from emu.devices.disk import Disk
 from emu.errors import KernelError, UsageError
 from emu.outcome import Kind, Outcome, Position, Stop, exit_code
 from emu.ports import PortBus
@@ -123,15 +127,15 @@ class Machine:
         """
         if not 1 <= cpus <= MAX_CPUS:
             raise UsageError(f"1 to {MAX_CPUS} vCPUs, not {cpus}")
-        image, name = _read_kernel(kernel)
+        options = board if board is not None else BoardOptions()
+        image, name, format = _read_kernel(kernel, format, address, options)
         self.clock = Clock()
         self.ports = PortBus()
         self.guest_memory = Memory()
         self._closed = False
         self.cpus: list[Vcpu] = []
-        options = board if board is not None else BoardOptions()
         options.cpus = cpus
-        self._disks = [*options.disks.values(), *options.floppies.values()]
+        self._disks = [*options.disks.values(), *options.floppies.values(), *options.cds.values()]
         self._reboot = reboot
         self._warm = False  # the reset that is asked for is a jump of the firmware's
         self.resets = 0
@@ -212,6 +216,7 @@ class Machine:
             reserved=self._tables.reserved,
             rsdp=self._tables.rsdp,
             rsdp_gpa=self._tables.rsdp_gpa,
+            cd=_first(options.cds),
             warn=warn,
         )
         try:
@@ -243,7 +248,9 @@ class Machine:
         """Load the kernel, if there is one, and let the boot processor stand at its entry."""
         image = self._image
         if image is None:
-            return
+            if request.format != "cd":
+                return
+            image = b""
         disk = self._bios.disks.get(request.drive)
         if self.boot is not None and self.boot.disk_image is not None and disk is not None:
             image = disk.read(0, 1)  # the boot sector as it is now
@@ -252,11 +259,15 @@ class Machine:
         except MemoryMapError as error:
             raise KernelError(str(error)) from None
         self.cpus[0].set_state(self.boot.state)
+        if self.boot.emulation is not None and request.cd is not None:
+            self._bios.boot_from_cd(request.cd, self.boot.emulation)
 
     def _insert_disks(self, options: BoardOptions) -> None:
         """Show the firmware the disks: hard disks count up from 0x80 whatever their places."""
         for number, disk in enumerate(options.disks[place] for place in sorted(options.disks)):
             self._bios.insert(0x80 + number, disk)
+        for number, place in enumerate(sorted(options.cds)):
+            self._bios.insert(CD_DRIVE + number, CdDisk(options.cds[place]))
         for number, floppy in options.floppies.items():
             self._bios.insert(number, floppy)
         image = self.boot.disk_image if self.boot is not None else None
@@ -497,9 +508,46 @@ class Machine:
         return describe(found, context, cpu.msrs.read(PAT))
 
 
-def _read_kernel(kernel: str | Path | bytes | None) -> tuple[bytes | None, str]:
-    if kernel is None or isinstance(kernel, bytes):
-        return kernel, "kernel"
+def _first(cds: Mapping[int, Image]) -> Image | None:
+    return cds[min(cds)] if cds else None
+
+
+def _read_kernel(
+    kernel: str | Path | bytes | None, format: str, address: int | None, options: BoardOptions
+) -> tuple[bytes | None, str, str]:
+    """Return the kernel's bytes, its name and format. A CD that can be booted goes into a drive:
+    it is not read as a whole."""
+    if kernel is None:
+        return None, "kernel", format
+    if format == "cd" or (format == "auto" and address is None):
+        cd: Disk | MemoryDisk | None
+        cd = MemoryDisk(kernel) if isinstance(kernel, bytes) else _open_cd(Path(kernel))
+        if cd is not None and (format == "cd" or is_bootable(cd)):
+            options.cds = {**options.cds, _place_for_cd(options): cd}
+            return None, "kernel", "cd"
+        if isinstance(cd, Disk):
+            cd.close()
+    if isinstance(kernel, bytes):
+        return kernel, "kernel", format
+    return (*_read_file(kernel), format)
+
+
+def _open_cd(path: Path) -> Disk | None:
+    try:
+        return Disk(path, read_only=True)
+    except KernelError:
+        return None  # reading the file will say why
+
+
+def _place_for_cd(options: BoardOptions) -> int:
+    """Return the first free place in the order of -cdrom: the secondary channel is the first."""
+    for place in (2, 3, 0, 1):
+        if place not in options.disks and place not in options.cds:
+            return place
+    raise UsageError("there is no free place for the CD: four disks are there")
+
+
+def _read_file(kernel: str | Path) -> tuple[bytes, str]:
     path = Path(kernel)
     try:
         return path.read_bytes(), str(path)

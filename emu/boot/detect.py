@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emu.boot import bootsector, flat, linux, linux16, multiboot, multiboot2
+from emu.boot import bootsector, eltorito, flat, linux, linux16, multiboot, multiboot2
 from emu.boot.elf import is_elf, read_elf
 from emu.boot.request import FORMATS, Boot, BootRequest
 from emu.errors import KernelError
@@ -22,6 +22,7 @@ _LOADERS: dict[str, Callable[[bytes, BootRequest], Boot]] = {
     "linux": linux.load,
     "linux16": linux16.load,
     "bootsector": bootsector.load,
+    "cd": eltorito.load,
     "flat": flat.load_flat32,
     "flat32": flat.load_flat32,
     "flat16": flat.load_flat16,

@@ -23,6 +23,7 @@ __all__ = ["Kernel", "find_kernel", "make_machine"]
 
 _GUEST = "guest:"
 _MAX_IMAGE = 1 << 32
+_CD = 0xE0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,15 @@ def read_file(path: str, what: str) -> bytes:
 
 
 def find_kernel(options: RunOptions) -> Kernel:
-    """Return the kernel: a file, a shipped guest, or the boot sector of a disk."""
+    """Return the kernel: a file, a shipped guest, a CD, or the boot sector of a disk."""
     name = options.kernel
     if name is None:
         return _from_disk(options)
     if name.startswith(_GUEST):
         return _guest(name.removeprefix(_GUEST))
+    recognise = options.format == "auto" and options.address is None
+    if options.format == "cd" or (recognise and _is_bootable_cd(name)):
+        return Kernel(None, name, format="cd", path=name)
     return Kernel(read_file(name, "kernel"), name, path=name)
 
 
@@ -81,22 +85,45 @@ def _from_disk(options: RunOptions) -> Kernel:
 
     Without any, it is the first drive's, for the loader to say what is wrong with it.
     """
-    first_hard = min(options.drives, key=lambda drive: drive.index, default=None)
-    drives = {"a": (options.floppies.get(0), 0), "c": (first_hard, 0x80)}
+    by_index = sorted(options.drives, key=lambda drive: drive.index)
+    first_hard = next((drive for drive in by_index if not drive.is_cd), None)
+    first_cd = next((drive for drive in by_index if drive.is_cd), None)
+    drives = {"a": (options.floppies.get(0), 0), "c": (first_hard, 0x80), "d": (first_cd, 0xE0)}
     found = [
         (_first_sector(drive.path), drive.path, number)
         for drive, number in (drives.get(letter, (None, 0)) for letter in options.boot_order)
         if drive is not None
     ]
     if not found:
-        raise KernelError("no drive to boot from: -fda or -hda has the first")
+        raise KernelError("no drive to boot from: -cdrom, -hda or -fda names one")
     for sector, path, number in found:
+        if number == _CD:
+            if len(found) == 1 or _is_bootable_cd(path):
+                return Kernel(None, path, format="cd")
+            continue
         any_will_do = number < 0x80 and options.boots_any_floppy
         if sector.endswith(b"\x55\xaa") or any_will_do:
             image = sector[:510] + b"\x55\xaa"
             return Kernel(image, path, drive=number, format="bootsector")
-    sector, path, number = found[0]
+    sector, path, number = next(drive for drive in found if drive[2] != _CD)
     return Kernel(sector, path, drive=number, format="bootsector")
+
+
+def _is_bootable_cd(path: str) -> bool:
+    """Tell whether a file is the image of a CD that can be booted; False if it cannot be read."""
+    from emu.boot.eltorito import is_bootable
+    from emu.devices.disk import Disk
+
+    try:
+        disk = Disk(Path(path), read_only=True)
+    except KernelError:
+        return False
+    try:
+        return is_bootable(disk)
+    except OSError:
+        return False
+    finally:
+        disk.close()
 
 
 def _first_sector(path: str) -> bytes:
@@ -152,7 +179,7 @@ def make_machine(
     from emu.board import BoardOptions
     from emu.machine import Machine
 
-    disks, floppies = open_disks(options, warn)
+    disks, cds, floppies = open_disks(options, warn)
     debug_exit = options.debug_exit
     board = BoardOptions(
         serial=serial,
@@ -160,6 +187,7 @@ def make_machine(
         debug_exit=(debug_exit.iobase, debug_exit.iosize) if debug_exit else None,
         start_time=start_time(options.rtc),
         disks=disks,
+        cds=cds,
         floppies=floppies,
         fw_cfg=fw_cfg_files(options),
         test_device=options.test_device,
@@ -215,30 +243,32 @@ def _processor(
 
 def open_disks(
     options: RunOptions, warn: Callable[[str], None]
-) -> tuple[dict[int, Disk], dict[int, Disk]]:
-    """Open the images of hard disks and floppies, by their places; raises KernelError."""
+) -> tuple[dict[int, Disk], dict[int, Disk], dict[int, Disk]]:
+    """Open the images of hard disks, CDs and floppies, by their places; raises KernelError."""
     hard: dict[int, Disk] = {}
+    cds: dict[int, Disk] = {}
     floppies: dict[int, Disk] = {}
     if not options.drives and not options.floppies:
-        return hard, floppies
+        return hard, cds, floppies
     refuse_sharing(options)
     try:
         for drive in options.drives:
-            hard[drive.index] = open_disk(options, drive, warn)
+            disks = cds if drive.is_cd else hard
+            disks[drive.index] = open_disk(options, drive, warn)
         for drive in options.floppies.values():
             floppies[drive.index] = open_disk(options, drive, warn)
     except KernelError:
-        for disk in (*hard.values(), *floppies.values()):
+        for disk in (*hard.values(), *cds.values(), *floppies.values()):
             disk.close()
         raise
-    return hard, floppies
+    return hard, cds, floppies
 
 
 def open_disk(options: RunOptions, drive: Drive, warn: Callable[[str], None]) -> Disk:
     """Open one image; warns if it ends inside a sector."""
     from emu.devices.disk import SECTOR_SIZE, Disk
 
-    snapshot = drive.snapshot or options.snapshot
+    snapshot = (drive.snapshot or options.snapshot) and not drive.is_cd
     disk = Disk(Path(drive.path), snapshot=snapshot, read_only=drive.read_only)
     if disk.padding:
         size = disk.sectors * SECTOR_SIZE - disk.padding

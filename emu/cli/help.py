@@ -23,7 +23,9 @@ the machine, in QEMU's spelling
   -no-hpet                no HPET; also -machine hpet=off
   -hda FILE               a disk image (also -hdb to -hdd, -fda, -fdb)
   -drive file=FILE,...    the same: index=N, snapshot=on, readonly=on, if=ide|floppy
-  -boot ORDER             where to boot from without a kernel: c hard disk, a floppy (default ca)
+  -cdrom FILE             a CD image; also -drive file=FILE,media=cdrom
+  -boot ORDER             where to boot from without a kernel: c hard disk, a floppy, d CD
+                          (default cad)
   -snapshot               keep all writes off the disk images
   -fw_cfg name=N,string=S a fw_cfg file (or file=PATH)
   -rtc base=DATE          what the clock says at power-on, as 2024-01-31T12:00:00
@@ -45,7 +47,7 @@ where output goes
 
 how to boot
   --format FORMAT         auto (default), multiboot, multiboot2, linux, linux16 (by its real-mode
-                          part), bootsector, flat32, flat16
+                          part), bootsector, cd (El Torito), flat32, flat16
   --address N             where a flat image goes (0x100000; real mode 0x7c00)
   --entry N               where it starts, if not at its beginning
 

@@ -46,6 +46,7 @@ class Drive:
     index: int
     snapshot: bool = False
     read_only: bool = False
+    is_cd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ class RunOptions:
 
     `for_qemu` says that what is not said is to be as under QEMU. `reboot` is whether the machine
     starts again when the guest resets it. `foreign_power` is whether there are the power-off ports
-    of other emulators. `boot_order` has the letters of -boot: "c" hard disks, "a" floppies.
+    of other emulators. `boot_order` has the letters of -boot: "c" hard disks, "a" floppies,
+    "d" CDs.
     """
 
     for_qemu: bool = False
@@ -86,7 +88,7 @@ class RunOptions:
     display: str | None = None
     drives: list[Drive] = field(default_factory=list)
     floppies: dict[int, Drive] = field(default_factory=dict)
-    boot_order: str = "ca"
+    boot_order: str = "cad"
     boots_any_floppy: bool = False
     snapshot: bool = False
     fw_cfg: list[FwCfg] = field(default_factory=list)

@@ -42,7 +42,7 @@ _MIB = 1 << 20
 _MIN_MEMORY = _MIB
 _MAX_MEMORY = 1 << 38
 _DISPLAYS = ("text", "none", "curses")
-_BOOT_ORDER = "ca"  # hard disk, floppy: the pc's default is "cad"
+_BOOT_ORDER = "cad"  # hard disk, floppy, CD: the pc's default
 _QEMU_CPU = "qemu64"  # the pc's default (hw/i386/pc_piix.c)
 _LOG_ITEMS = ("mmu", "int", "device", "guest_errors", "unimp")
 
@@ -161,15 +161,14 @@ def _warn_once(options: RunOptions, text: str) -> None:
 
 
 def _boot(options: RunOptions, value: str) -> None:
-    """-boot: the letters of order= and once= that name what is there: a and c."""
+    """-boot: the letters of order= and once= that name what is there: a, c and d."""
     fields = qemu.properties(value, "order")
     order = fields.get("once", "") + fields.get("order", "")
     strange = sorted(set(order) - set("abcdnop"))
     if strange:
         raise UsageError(f"-boot {value}: no drive is called {strange[0]}")
-    for letter, what in (("d", "CD-ROM drive"), ("n", "network card")):
-        if letter in order:
-            _warn_once(options, f"-boot {value}: there is no {what}, the next in order is taken")
+    if "n" in order:
+        _warn_once(options, f"-boot {value}: there is no network card, the next in order is taken")
     options.boot_order = "".join(dict.fromkeys(order + _BOOT_ORDER))
 
 
@@ -267,7 +266,7 @@ _LATER = ("serial", "debugcon", "device", "parallel")
 _DISKS = {"hda": 0, "hdb": 1, "hdc": 2, "hdd": 3}
 _FLOPPIES = {"fda": 0, "fdb": 1}
 TAKES_VALUE = {
-    **dict.fromkeys((*_VALUES, *_LATER, *_DISKS, *_FLOPPIES, "chardev", "drive"), True),
+    **dict.fromkeys((*_VALUES, *_LATER, *_DISKS, *_FLOPPIES, "cdrom", "chardev", "drive"), True),
     **dict.fromkeys(
         (
             *_FLAGS,
@@ -305,6 +304,8 @@ def parse_run(words: Sequence[str], *, for_qemu: bool = False) -> RunOptions:
             later.append((name, text))
         elif name in _DISKS:
             insert_disk(options, Drive(text, _DISKS[name]))
+        elif name == "cdrom":
+            insert_disk(options, Drive(text, 2, read_only=True, is_cd=True))
         elif name in _FLOPPIES:
             options.floppies[_FLOPPIES[name]] = Drive(text, _FLOPPIES[name])
         elif name == "chardev":
@@ -380,9 +381,11 @@ def _defaults(options: RunOptions, nographic: bool) -> None:
 def _check(options: RunOptions, ignored: dict[str, str]) -> None:
     """Refuse what makes no sense together, and a run of nothing."""
     if options.kernel is None and not options.drives and not options.floppies:
-        for name in ("cdrom", "pflash", "bios"):
+        for name in ("pflash", "bios"):
             if name in ignored:
                 raise UsageError(f"no kernel and no disk: -{name} is passed over: {ignored[name]}")
+        if options.boot_order.startswith("d"):
+            raise UsageError("no kernel and no disk: -boot d wants a CD: -cdrom FILE")
         raise UsageError("no kernel: name a file, or guest:NAME (shadowcorn guests lists them)")
     if options.kernel is None and (options.append or options.initrd):
         raise UsageError("-append and -initrd are for a kernel that is named")

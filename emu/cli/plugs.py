@@ -64,8 +64,10 @@ def add_device(options: RunOptions, value: str, chardevs: dict[str, str],
         )
     elif driver == "pc-testdev":
         options.test_device = True
-    elif driver == "ide-hd" and fields.get("drive") in unplugged:
+    elif driver in ("ide-hd", "ide-cd") and fields.get("drive") in unplugged:
         drive = unplugged.pop(fields["drive"])
+        if driver == "ide-cd":
+            drive = replace(drive, snapshot=False, read_only=True, is_cd=True)
         index = place(options, fields)
         insert_disk(options, replace(drive, index=index if index >= 0 else drive.index))
     elif driver not in ("pci-testdev", "VGA"):
@@ -77,7 +79,8 @@ def insert_disk(options: RunOptions, drive: Drive) -> None:
     taken = {other.index for other in options.drives}
     index = drive.index
     if index < 0:
-        index = next(i for i in range(5) if i not in taken)
+        order = (2, 3, 0, 1, 4) if drive.is_cd else range(5)
+        index = next(i for i in order if i not in taken)
     if index in taken:
         raise UsageError(f"two disks are to be number {index}: {drive.path} is the second")
     if index > 3:
@@ -108,9 +111,7 @@ def add_drive(options: RunOptions, value: str, unplugged: dict[str, Drive]) -> N
     fields = qemu.properties(value, "file")
     path = fields.get("file")
     kind = fields.get("if", "ide")
-    if fields.get("media") == "cdrom":
-        options.warn(f"-drive {value}: there is no CD-ROM drive, passed over")
-        return
+    is_cd = fields.get("media") == "cdrom"
     if kind in ("pflash", "mtd", "sd"):
         options.warn(f"-drive if={kind} is passed over: there is no flash memory, no SD card")
         return
@@ -121,7 +122,9 @@ def add_drive(options: RunOptions, value: str, unplugged: dict[str, Drive]) -> N
             f"-drive {value}: only raw images can be read (qemu-img convert -O raw makes one)"
         )
     index = place(options, fields)
-    drive = Drive(path, index, fields.get("snapshot") == "on", fields.get("readonly") == "on")
+    read_only = is_cd or fields.get("readonly") == "on"
+    snapshot = fields.get("snapshot") == "on" and not is_cd
+    drive = Drive(path, index, snapshot, read_only, is_cd)
     if kind == "floppy":
         options.floppies[max(index, 0)] = replace(drive, index=max(index, 0))
     elif kind == "none":

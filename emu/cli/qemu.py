@@ -64,6 +64,7 @@ KNOWN_DEVICES = {
     "isa-serial": "ISA",
     "pc-testdev": "ISA",
     "ide-hd": "IDE",
+    "ide-cd": "IDE",
 }
 """What `-device` takes, and the bus that `-device help` names for it."""
 

@@ -81,7 +81,7 @@ OPTIONS: dict[str, Row] = {
     "hdb": Row(_VALUE, DONE),
     "hdc": Row(_VALUE, DONE),
     "hdd": Row(_VALUE, DONE),
-    "cdrom": Row(_VALUE, WARNS, "there is no CD-ROM drive"),
+    "cdrom": Row(_VALUE, DONE),
     "blockdev": Row(_VALUE, WARNS, "-drive file=PATH,format=raw names a disk"),
     "drive": Row(_VALUE, DONE),
     "mtdblock": Row(_VALUE, WARNS, "there is no flash memory"),

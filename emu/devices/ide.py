@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An ATA channel with up to two disks, by programmed I/O (T13/1410D, ATA-6).
+"""An ATA channel with up to two disks or CD-ROM drives, by programmed I/O (T13/1410D, ATA-6).
 
 A command sets BSY and does its work `ACCESS_NS` later, so that a driver that waits for the
 interrupt has gone to wait before it comes; what is written stands in the image before that. There
@@ -13,8 +13,10 @@ from collections.abc import Callable
 
 from emu.clock import Clock, Event, EventState
 from emu.devices import ide_registers as R
+from emu.devices.atapi import CdDrive, identify_packet
 from emu.devices.disk import SECTOR_SIZE, Disk
 from emu.devices.ide_identify import MAX_MULTIPLE, Geometry, identify
+from emu.devices.ide_packet import PACKET, PacketProtocol
 from emu.devices.ide_registers import Drive, IdeState, Pending
 from emu.errors import StateError
 from emu.ports import IrqLine, LogOnce
@@ -26,17 +28,21 @@ __all__ = ["ACCESS_NS", "IdeChannel"]
 ACCESS_NS = 5_000
 _EXTENDED = frozenset({0x24, 0x29, 0x34, 0x39, 0x42})
 _WRITES = frozenset({0x30, 0x31, 0x34, 0x39, 0xC5})
+# FLUSH CACHE (EXT), IDLE, STANDBY, SLEEP and their kin: nothing to be done.
+_POWER = frozenset({0xE7, 0xEA, *range(0xE0, 0xE4), 0xE6, *range(0x94, 0x98), 0x99})
 
 
 class IdeChannel(Savable):
     """One channel: ports `base` to `base + 7` (width 4) and `control`."""
 
+    STATE_VERSION = 2
+
     def __init__(
         self,
         clock: Clock,
         irq: IrqLine,
-        master: Disk | None,
-        slave: Disk | None = None,
+        master: Disk | CdDrive | None,
+        slave: Disk | CdDrive | None = None,
         *,
         base: int = 0x1F0,
         control: int = 0x3F6,
@@ -49,18 +55,28 @@ class IdeChannel(Savable):
         self._log = LogOnce("ide")
         self._event: Event | None = None
         self._drives = [
-            Drive(disk, Geometry.of(disk.sectors)) if disk is not None else None
+            disk if disk is None or isinstance(disk, CdDrive) else Drive.of(disk)
             for disk in (master, slave)
         ]
         self._commands = self._command_table()
+        self._packets = PacketProtocol(
+            lambda: self.state, self._later, self._interrupt, self._fail, self._give
+        )
         self._steps: dict[Pending, Callable[[], None]] = {
             Pending.COMMAND: self._execute,
             Pending.RESET: self._reset_done,
             Pending.READ_BLOCK: self._read_block,
             Pending.STORED: self._stored,
+            Pending.PACKET: lambda: self._packets.execute(self._active()),
+            Pending.PACKET_DATA: lambda: self._packets.go_on(self._active()),
         }
         self.state = IdeState()
         self.reset()
+
+    @property
+    def drives(self) -> tuple[Drive | CdDrive | None, ...]:
+        """Master and slave."""
+        return tuple(self._drives)
 
     @property
     def ports(self) -> tuple[tuple[int, int, int], ...]:
@@ -71,8 +87,7 @@ class IdeChannel(Savable):
         """Reset the channel and both drives, as power-on does."""
         for drive in self._drives:
             if drive is not None:
-                drive.multiple = 0
-                drive.geometry = Geometry.of(drive.disk.sectors)
+                drive.reset()
         self.state = IdeState()
         self._cancel()
         self._sign()
@@ -106,12 +121,17 @@ class IdeChannel(Savable):
     def _selected(self) -> int:
         return int(bool(self.state.registers[R.DEVICE] & R.DEVICE_SLAVE))
 
-    def _drive(self) -> Drive | None:
+    def _drive(self) -> Drive | CdDrive | None:
         return self._drives[self._selected()]
 
-    def _active(self) -> Drive | None:
+    def _active(self) -> Drive | CdDrive | None:
+        """Return the drive whose command goes on."""
         number = self.state.active
         return None if number is None else self._drives[number]
+
+    def _active_disk(self) -> Drive | None:
+        drive = self._active()
+        return drive if isinstance(drive, Drive) else None
 
     # Ports.
 
@@ -159,7 +179,7 @@ class IdeChannel(Savable):
             self._start(value)
         else:
             state.high_order[register] = state.registers[register]
-            state.registers[register] = value
+            state.master[register] = state.slave[register] = value
 
     def _write_control(self, value: int) -> None:
         state = self.state
@@ -176,15 +196,20 @@ class IdeChannel(Savable):
 
     def _reset_done(self) -> None:
         for drive in self._drives:
-            if drive is not None:
+            if isinstance(drive, Drive):
                 drive.multiple = 0
+            elif drive is not None:
+                drive.cancel()
         self._sign()
         self.state.status = R.STATUS_READY
 
     def _sign(self) -> None:
-        """Put the signature of a disk into the registers (9.12)."""
+        """Put the drives' signatures into the registers (9.12)."""
         state = self.state
-        state.registers = [0, 0, 1, 1, 0, 0, 0, 0]
+        state.master, state.slave = (
+            [0, 0, 1, 1, *(drive.SIGNATURE if drive else 0).to_bytes(2, "little"), 0, 0]
+            for drive in self._drives
+        )
         state.high_order = [0] * 8
         state.error = R.DIAGNOSTIC_PASSED
 
@@ -233,8 +258,7 @@ class IdeChannel(Savable):
 
     def _command_table(self) -> dict[int, Callable[[Drive], None]]:
         done: dict[int, Callable[[Drive], None]] = dict.fromkeys(
-            # FLUSH CACHE (EXT), IDLE, STANDBY, SLEEP and their kin: nothing to be done.
-            (0xE7, 0xEA, *range(0xE0, 0xE4), 0xE6, *range(0x94, 0x98), 0x99),
+            _POWER,
             lambda drive: self._done(),
         )
         recalibrate = dict.fromkeys(range(0x10, 0x20), lambda drive: self._done())
@@ -266,6 +290,34 @@ class IdeChannel(Savable):
             0x27: lambda drive: self._native_maximum(drive, extended=True),
         }
 
+    def _start_on_cd(self, drive: CdDrive, command: int) -> None:
+        """Execute a command of a packet device; those for sectors leave its signature (9.12)."""
+        if command == PACKET:
+            self._packets.begin()
+        elif command == 0xA1:
+            self._give_identity(identify_packet(drive is self._drives[1]))
+        elif command == 0x08:  # DEVICE RESET
+            drive.reset()
+            self._sign_cd(drive)
+            self.state.status = 0
+        elif command == 0x90:
+            self._diagnose()
+        elif command == 0xEF:
+            self._set_features(drive)
+        elif command in (0xE5, 0x98):
+            self._check_power(drive)
+        elif command in _POWER:
+            self._done()
+        else:
+            if command in (0xEC, 0x20, 0x21):
+                self._sign_cd(drive)
+            self._fail()
+
+    def _sign_cd(self, drive: CdDrive) -> None:
+        registers = self.state.registers
+        registers[R.COUNT] = registers[R.LBA_LOW] = 1
+        registers[R.LBA_MID], registers[R.LBA_HIGH] = drive.SIGNATURE.to_bytes(2, "little")
+
     def _start(self, command: int) -> None:
         state = self.state
         if self._drive() is None:
@@ -275,7 +327,7 @@ class IdeChannel(Savable):
         state.error = 0
         state.status = R.STATUS_BUSY
         self._update_irq()
-        if command in _WRITES:
+        if command in _WRITES or command == PACKET:
             # A driver may send the first block at once: QEMU asks for it before the OUT is done,
             # and kernels have come to count on it. Only what the disk does takes its time.
             self._execute()
@@ -284,6 +336,9 @@ class IdeChannel(Savable):
 
     def _execute(self) -> None:
         drive, self.state.active = self._drive(), self._selected()
+        if isinstance(drive, CdDrive):
+            self._start_on_cd(drive, self.state.command)
+            return
         handler = self._commands.get(self.state.command)
         if drive is None or handler is None:
             self._log(self.state.command, "unknown command %#x", self.state.command)
@@ -312,11 +367,11 @@ class IdeChannel(Savable):
             drive.multiple = count
             self._done()
 
-    def _check_power(self, drive: Drive) -> None:
+    def _check_power(self, drive: Drive | CdDrive) -> None:
         self.state.registers[R.COUNT] = 0xFF  # active or idle
         self._done()
 
-    def _set_features(self, drive: Drive) -> None:
+    def _set_features(self, drive: Drive | CdDrive) -> None:
         features, count = self.state.registers[R.ERROR_FEATURES], self.state.registers[R.COUNT]
         # Transfer modes: PIO 0 to 4. Write cache, look-ahead and defaults: as good as done.
         good = (
@@ -335,11 +390,18 @@ class IdeChannel(Savable):
         self._done()
 
     def _identify(self, drive: Drive) -> None:
-        state = self.state
         slave = drive is self._drives[1]
-        words = identify(drive.disk.sectors, drive.geometry, drive.multiple, slave)
-        state.buffer = bytearray(b"".join(word.to_bytes(2, "little") for word in words))
-        state.position = state.left = 0
+        self._give_identity(identify(drive.disk.sectors, drive.geometry, drive.multiple, slave))
+
+    def _give_identity(self, words: list[int]) -> None:
+        self.state.left = 0
+        self._give(b"".join(word.to_bytes(2, "little") for word in words))
+
+    def _give(self, data: bytes) -> None:
+        """Offer the driver bytes to read."""
+        state = self.state
+        state.buffer = bytearray(data)
+        state.position = 0
         state.writing = False
         state.status = R.STATUS_READY | R.STATUS_DATA
         self._interrupt()
@@ -392,7 +454,7 @@ class IdeChannel(Savable):
             self._read_block()
 
     def _read_block(self) -> None:
-        state, drive = self.state, self._active()
+        state, drive = self.state, self._active_disk()
         if drive is None:
             self._fail()
             return
@@ -400,16 +462,14 @@ class IdeChannel(Savable):
         if not count:
             return
         try:
-            state.buffer = bytearray(drive.disk.read(state.sector, count))
+            data = drive.disk.read(state.sector, count)
         except OSError as error:
             self._log(("read", state.sector), "sector %d: %s", state.sector, error)
             self._fail(R.ERROR_UNCORRECTABLE)
             return
-        state.position = 0
         state.sector += count
         state.left -= count
-        state.status = R.STATUS_READY | R.STATUS_DATA
-        self._interrupt()
+        self._give(data)
 
     def _write(self, drive: Drive, block: int, extended: bool = False) -> None:
         if not self._begin(drive, block, extended):
@@ -432,7 +492,7 @@ class IdeChannel(Savable):
 
         A machine that is switched off behind the last word, or behind FLUSH CACHE, loses nothing.
         """
-        state, drive = self.state, self._active()
+        state, drive = self.state, self._active_disk()
         state.failure = R.ERROR_ABORTED if drive is None else 0
         try:
             if drive is not None:
@@ -444,7 +504,7 @@ class IdeChannel(Savable):
         self._later(Pending.STORED)
 
     def _stored(self) -> None:
-        state, drive = self.state, self._active()
+        state, drive = self.state, self._active_disk()
         if state.failure or drive is None:
             self._fail(state.failure or R.ERROR_ABORTED)
             return
@@ -477,11 +537,14 @@ class IdeChannel(Savable):
         state.position += size
         value = int.from_bytes(state.buffer[start : start + size], "little")
         if state.position >= len(state.buffer):
-            if state.left:
+            if state.command == PACKET:
+                state.status = R.STATUS_BUSY
+                self._later(Pending.PACKET_DATA)
+            elif state.left:
                 state.status = R.STATUS_BUSY
                 self._later(Pending.READ_BLOCK)
             else:
-                if state.command != 0xEC:
+                if state.command not in (0xEC, 0xA1):
                     self._finish()
                 state.status = R.STATUS_READY
         return value
@@ -494,5 +557,10 @@ class IdeChannel(Savable):
         data = data[:room]
         state.buffer[state.position : state.position + len(data)] = data
         state.position += len(data)
-        if state.position >= len(state.buffer):
+        if state.position < len(state.buffer):
+            return
+        if state.command == PACKET:
+            state.status = R.STATUS_BUSY
+            self._later(Pending.PACKET)
+        else:
             self._store_block()

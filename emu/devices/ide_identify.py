@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["IDENTITY_WORDS", "Geometry", "identify"]
+__all__ = ["IDENTITY_WORDS", "Geometry", "identify", "put_text"]
 
 IDENTITY_WORDS = 256
 MODEL = "SHADOWCORN HARDDISK"
@@ -28,7 +28,7 @@ class Geometry(NamedTuple):
         return cls(min(total // (heads * sectors), MAX_CYLINDERS), heads, sectors)
 
 
-def _text(words: list[int], first: int, count: int, text: str) -> None:
+def put_text(words: list[int], first: int, count: int, text: str) -> None:
     """Put text into words as ATA has it: padded with blanks, each pair of letters swapped."""
     letters = text.ljust(2 * count)[: 2 * count].encode(encoding="ascii")
     for n in range(count):
@@ -41,9 +41,9 @@ def identify(total: int, geometry: Geometry, multiple: int, slave: bool) -> list
     default = Geometry.of(total)
     words[0] = 0x0040  # a fixed drive
     words[1], words[3], words[6] = default
-    _text(words, 10, 10, f"SC{int(slave):05d}")
-    _text(words, 23, 4, FIRMWARE)
-    _text(words, 27, 20, MODEL)
+    put_text(words, 10, 10, f"SC{int(slave):05d}")
+    put_text(words, 23, 4, FIRMWARE)
+    put_text(words, 27, 20, MODEL)
     words[47] = 0x8000 | MAX_MULTIPLE
     words[48] = 1  # 32-bit data port
     words[49] = 1 << 11 | 1 << 9  # IORDY, LBA; no DMA

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import ClassVar
 
 from emu.devices.disk import Disk
 from emu.devices.ide_identify import Geometry
@@ -22,6 +23,10 @@ ERROR_ABORTED = 0x04
 ERROR_NO_SECTOR = 0x10
 ERROR_UNCORRECTABLE = 0x40
 DIAGNOSTIC_PASSED = 0x01
+
+# The count register of a packet device is its interrupt reason (ATA/ATAPI-6 8.24).
+REASON_COMMAND = 0x01
+REASON_TO_HOST = 0x02
 
 DEVICE_SLAVE = 0x10
 DEVICE_LBA = 0x40
@@ -44,15 +49,32 @@ class Pending(Enum):
     """Give the next block of a read."""
     STORED = "stored"
     """Say what became of the block that was written."""
+    PACKET = "packet"
+    """Execute the packet in the buffer."""
+    PACKET_DATA = "packet data"
+    """Give the next part of the reply to a packet, or its status."""
 
 
 @dataclass(slots=True)
 class Drive(Savable):
     """What one disk remembers beside its sectors."""
 
+    SIGNATURE: ClassVar[int] = 0
+    """What the cylinder registers hold after a reset (9.12)."""
+
     disk: Disk
     geometry: Geometry
     multiple: int = 0
+
+    @classmethod
+    def of(cls, disk: Disk) -> Drive:
+        """Return the drive with `disk` in it."""
+        return cls(disk, Geometry.of(disk.sectors))
+
+    def reset(self) -> None:
+        """Do what power-on does."""
+        self.multiple = 0
+        self.geometry = Geometry.of(self.disk.sectors)
 
     def save(self) -> State:
         """Return that, and the disk's own state."""
@@ -73,7 +95,9 @@ class Drive(Savable):
 class IdeState:
     """The registers of the channel, and the transfer under way."""
 
-    registers: list[int] = field(default_factory=lambda: [0] * 8)
+    # Both drives take what is written; each has results of its own.
+    master: list[int] = field(default_factory=lambda: [0] * 8)
+    slave: list[int] = field(default_factory=lambda: [0] * 8)
     high_order: list[int] = field(default_factory=lambda: [0] * 8)  # what was written before
     status: int = STATUS_READY
     error: int = DIAGNOSTIC_PASSED
@@ -89,6 +113,12 @@ class IdeState:
     active: int | None = None  # 0 or 1: whose command goes on, whichever is selected now
     pending: Pending = Pending.NOTHING
     failure: int = 0  # why the block in the buffer could not be written, as the error register says
+    limit: int = 0  # bytes that the driver takes at a time of the reply to a packet
+
+    @property
+    def registers(self) -> list[int]:
+        """The command block registers of the drive that is selected."""
+        return self.slave if self.master[DEVICE] & DEVICE_SLAVE else self.master
 
 
 # Addresses (6.2).

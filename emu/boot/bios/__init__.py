@@ -25,6 +25,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 
 from emu.boot.bios.call import BDA, BiosHost, Call
+from emu.boot.bios.cd import FIRST_CD
 from emu.boot.bios.compat import DATA_VECTORS
 from emu.boot.bios.disk import Disks, Floppy, MemoryDisk
 from emu.boot.bios.keyboard import Keyboard
@@ -44,7 +45,7 @@ from emu.boot.bios.serial import SerialPorts
 from emu.boot.bios.system import System
 from emu.boot.bios.video import Video
 from emu.boot.layout import EBDA
-from emu.boot.request import Disk
+from emu.boot.request import Disk, Emulation, SectorReader
 from emu.errors import StateError
 from emu.savable import Savable, State
 from mmu.memory import Memory
@@ -105,6 +106,8 @@ _log = logging.getLogger("shadowcorn.bios")
 class Bios(Savable):
     """The firmware of one machine. `install` before the kernel is loaded, `attach` afterwards."""
 
+    STATE_VERSION = 2
+
     def __init__(self, tables: Mapping[int, bytes] | None = None,
                  reserved: Sequence[tuple[int, int, int]] = (),
                  warn: Callable[[str], None] = lambda text: None) -> None:  # fmt: skip
@@ -146,6 +149,12 @@ class Bios(Savable):
         memory.write_block(EBDA, b"\1".ljust(1024, b"\0"), "loader")  # its size in KiB
         self._count_drives(memory)
 
+    def boot_from_cd(self, image: SectorReader, entry: Emulation) -> None:
+        """Have INT 13h show that the machine was booted from a CD, as `entry` says."""
+        self._disks.cd.start(image, entry)
+        if self._host is not None:
+            self._count_drives(self._host.guest_memory)
+
     def attach(self, host: BiosHost) -> None:
         """Add the service port to the bus and leave PIC and PIT as a BIOS leaves them."""
         self._host = host
@@ -168,15 +177,16 @@ class Bios(Savable):
         """Return what the services remember, and the drives that only they reach: a hard disk is
         saved by its controller. All else of the firmware is in RAM."""
         drives = {number: disk.save() for number, disk in self._own_drives().items()}
-        return self._make_state(system=self._system.save(), drives=drives)
+        return self._make_state(system=self._system.save(), drives=drives, cd=self._disks.cd.save())
 
     def load(self, state: State) -> None:
         """Take a saved state. Raises StateError if it has other drives."""
-        system, drives = self._parts_of(state, system=State, drives=dict[int, State])
+        system, drives, cd = self._parts_of(state, system=State, drives=dict[int, State], cd=State)
         own = self._own_drives()
         if drives.keys() != own.keys():
             raise StateError("Bios: the state has other drives than the machine")
         self._system.load(system)
+        self._disks.cd.load(cd)
         for number, disk in own.items():
             disk.load(drives[number])
 
@@ -190,9 +200,10 @@ class Bios(Savable):
             self._count_drives(self._host.guest_memory)
 
     def _count_drives(self, memory: Memory) -> None:
-        hard = sum(drive >= FIRST_HARD_DISK for drive in self.disks)
+        drives = [number for number in self._disks.drives if number < FIRST_CD]
+        hard = sum(drive >= FIRST_HARD_DISK for drive in drives)
         memory.write(BDA + _HARD_DISKS, 1, hard, "loader")
-        if hard < len(self.disks):
+        if hard < len(drives):
             equipment = memory.read(BDA + _EQUIPMENT, 2) | _FLOPPIES_PRESENT
             memory.write(BDA + _EQUIPMENT, 2, equipment, "loader")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from emu.boot.bios.call import Call
+from emu.boot.bios.cd import FIRST_CD, CdDisk, CdEmulation, EmulatedDisk
 from emu.boot.bios.compat import DISKETTE
 from emu.boot.request import Disk
 from emu.errors import NotSavableError
@@ -21,6 +22,7 @@ from emu.savable import Savable, State
 __all__ = ["SECTOR", "Disks", "Floppy", "Geometry", "MemoryDisk", "geometry_of"]
 
 SECTOR = 512
+_CD_BLOCK = 2048
 _HARD = 0x80
 _EXTENDED = 0x41  # functions from here on are hard disks' alone
 _Service = Callable[[Call], int | None]
@@ -172,7 +174,8 @@ class Disks:
 
     def __init__(self, drives: dict[int, Disk]) -> None:
         """Serve `drives`, which may change later."""
-        self.drives = drives
+        self._real = drives
+        self.cd = CdEmulation()
         self.functions: dict[int, _Service] = {
             0x00: self._reset,
             0x01: self._status,
@@ -196,9 +199,15 @@ class Disks:
             0x46: self._eject,
             0x47: self._hard_only,
             0x48: self._drive_parameters,
-            0x49: self._hard_only,
+            0x49: self._extended_change_line,
+            0x4B: self.cd.serve,
             0x4E: self._set_hardware,
         }
+
+    @property
+    def drives(self) -> dict[int, Disk]:
+        """The drives by number, one that a CD emulates among them."""
+        return self.cd.drives(self._real)
 
     def serve(self, call: Call) -> bool:
         """Do what AH asks; False if it is not known."""
@@ -206,10 +215,10 @@ class Disks:
         if function is None:
             self._finish(call, _BAD_COMMAND)
             return False
-        if call.ah != 0x01 and call.dl not in self.drives:
+        if call.ah not in (0x01, 0x4B) and call.dl not in self.drives:
             self._finish(call, _NOT_READY if call.dl < _HARD else _BAD_COMMAND)
             return True
-        if call.ah >= _EXTENDED and call.dl < _HARD:
+        if call.ah >= _EXTENDED and call.ah != 0x4B and call.dl < _HARD:
             self._finish(call, _BAD_COMMAND)
             return True
         status: int | None = function(call)
@@ -225,6 +234,8 @@ class Disks:
 
     def _drive(self, call: Call) -> tuple[Disk, Geometry]:
         disk = self.drives[call.dl]
+        if isinstance(disk, EmulatedDisk):
+            return disk, Geometry(*disk.shape)
         return disk, geometry_of(disk.sectors, floppy=call.dl < _HARD)
 
     def _reset(self, call: Call) -> int:
@@ -245,6 +256,11 @@ class Disks:
         return _CHANGED if call.dl < _HARD else _BAD_COMMAND
 
     @staticmethod
+    def _extended_change_line(call: Call) -> int:
+        """AH=49h: a CD may have been changed, a hard disk not."""
+        return _CHANGED if call.dl >= FIRST_CD else _OK
+
+    @staticmethod
     def _set_hardware(call: Call) -> int:
         """AH=4Eh: DMA or not, prefetch or not; all is as fast as it can be."""
         return _OK if call.al in (1, 3, 4, 6) else _BAD_COMMAND
@@ -255,7 +271,9 @@ class Disks:
         call.carry(status != _OK)
 
     def _chs(self, call: Call) -> int | None:
-        """Return the LBA of CH, CL, DH, or None if there is no such sector."""
+        """Return the LBA of CH, CL, DH, or None if there is no such sector, as on a CD."""
+        if call.dl >= FIRST_CD:
+            return None
         _, shape = self._drive(call)
         head: int = call.dh
         sector: int = call.cl & 0x3F
@@ -272,7 +290,8 @@ class Disks:
             if how == "read":
                 call.memory.write_block(gpa, disk.read(lba, count), "device")
             elif how == "write":
-                disk.write(lba, call.memory.read_block(gpa, count * SECTOR))
+                size = _CD_BLOCK if isinstance(disk, CdDisk) else SECTOR
+                disk.write(lba, call.memory.read_block(gpa, count * size))
         except PermissionError:
             return _WRITE_PROTECTED
         except OSError:
@@ -296,12 +315,14 @@ class Disks:
         return self._transfer_chs(call, "verify")
 
     def _parameters(self, call: Call) -> int:
+        if call.dl >= FIRST_CD:
+            return _BAD_COMMAND
         hard = call.dl >= _HARD
         disk, shape = self._drive(call)
         last = shape.cylinders - 1
         call.ch, call.cl = last & 0xFF, shape.sectors | last >> 2 & 0xC0
         call.dh = shape.heads - 1
-        call.dl = sum((number >= _HARD) == hard for number in self.drives)
+        call.dl = sum((number >= _HARD) == hard for number in self.drives if number < FIRST_CD)
         call.al = 0
         if hard:
             call.bl = 0
@@ -311,8 +332,10 @@ class Disks:
             call.di = DISKETTE
         return _OK
 
-    def _type(self, call: Call) -> None:
+    def _type(self, call: Call) -> int | None:
         """AH=15h: 1 a floppy, 3 a hard disk of CX:DX sectors; AH is no status, if CF is clear."""
+        if call.dl >= FIRST_CD:
+            return _BAD_COMMAND
         call.write_bda(_STATUS, _OK)
         if call.dl < _HARD:
             call.ah = 1
@@ -321,6 +344,7 @@ class Disks:
             call.ah = 3
             call.cx, call.dx = sectors >> 16, sectors & 0xFFFF
         call.carry(False)
+        return None
 
     # --- Extensions -------------------------------------------------------------------------------
 
@@ -359,5 +383,8 @@ class Disks:
             return _BAD_COMMAND
         disk, shape = self._drive(call)
         fields = struct.pack("<HHIIIQH", 26, 2, *shape, disk.sectors, SECTOR)
+        if isinstance(disk, CdDisk):  # removable, lockable; as many sectors as the disc has
+            unknown = (0xFFFF_FFFF,) * 3
+            fields = struct.pack("<HHIIIQH", 26, 0x74, *unknown, (1 << 64) - 1, _CD_BLOCK)
         call.memory.write_block(where, fields, "device")
         return _OK
