@@ -50,13 +50,13 @@ from emu.reset import PowerUpState
 from emu.schedule import DEFAULT_QUANTUM, Scheduler
 from emu.tables import firmware_tables
 from emu.views import PhysicalView, VirtualView
-from mmu.api import DEFAULT_POOL, Mmu, MmuError, PagingRegisters
+from mmu.api import DEFAULT_POOL, Mmu, MmuError
 from mmu.arch import ACCESS_IMPLICIT, Features
 from mmu.lint import Place
 from mmu.memory import Memory, MemoryMapError
 from mmu.plugins import make_mmu
 from mmu.tlbcheck import CheckedMmu
-from mmu.walker import Context, Walk, describe, walk
+from mmu.walker import Walk, describe, walk
 
 if TYPE_CHECKING:
     from emu.devices.keyboard import Keyboard
@@ -451,7 +451,7 @@ class Machine:
 
     def view(self, cpu: int) -> VirtualView:
         """Return guest-virtual memory as a vCPU maps it now."""
-        return VirtualView(self.guest_memory, self._context(self.cpus[cpu]))
+        return VirtualView(self.guest_memory, self.cpus[cpu].context())
 
     @property
     def phys(self) -> PhysicalView:
@@ -461,28 +461,18 @@ class Machine:
     def walk(self, gva: int, access: int = ACCESS_IMPLICIT, cpu: int | None = None) -> Walk:
         """Walk the guest's tables for an address, without any effect; see `mmu.walker.Walk`."""
         vcpu = self.scheduler.current if cpu is None else self.cpus[cpu]
-        return walk(self.guest_memory, self._context(vcpu), gva, access)
+        return walk(self.guest_memory, vcpu.context(), gva, access)
 
     def code(self, size: int, cpu: int | None = None) -> bytes:
         """Return up to `size` code bytes at CS:RIP, fewer where a page is missing. No effect."""
         vcpu = self.scheduler.current if cpu is None else self.cpus[cpu]
         return self.view(vcpu.index).peek(vcpu.regs.linear_rip, size)
 
-    def _context(self, cpu: Vcpu) -> Context:
-        regs = cpu.regs
-        context = Context(cpu.features)
-        context.load(
-            self.guest_memory,
-            PagingRegisters(regs.cr0, regs.cr3, regs.cr4, regs.efer, regs.pkru),
-        )
-        context.pdptes = cpu.fills.pdptes() or context.pdptes
-        return context
-
     def address_space(self, cpu: int | None = None, cr3: int | None = None) -> Context:
         """Return the paging state of a vCPU (default: the one that ran last), or what it would be
         with another CR3: what `mmu.walker`, `mmu.ranges` and `mmu.lint` read. No effect."""
         vcpu = self.scheduler.current if cpu is None else self.cpus[cpu]
-        context = self._context(vcpu)
+        context = vcpu.context()
         if cr3 is not None:
             context.load(self.guest_memory, context.regs._replace(cr3=cr3))
         return context
@@ -503,7 +493,7 @@ class Machine:
         return places
 
     def _walk_text(self, cpu: Vcpu, gva: int) -> str:
-        context = self._context(cpu)
+        context = cpu.context()
         found = walk(self.guest_memory, context, gva, ACCESS_IMPLICIT)
         return describe(found, context, cpu.msrs.read(PAT))
 

@@ -173,8 +173,7 @@ class Scheduler:
                 ending = self._must_stop(last, until) or self._turn(last, until)
                 hit, self._hit = self._hit, None
                 if hit is not None and (step is not None or not hit.is_step):
-                    kind = Kind.STEP if hit.is_step else Kind.BREAKPOINT
-                    return Stop(kind, self.current.index, self.position, address=hit.address)
+                    return self._stop_at(hit)
                 if ending is not None:
                     kind, guest_code = ending
                     return Stop(kind, self.current.index, self.position, guest_code)
@@ -185,6 +184,19 @@ class Scheduler:
                     cpu.points.release()
             if timer is not None:
                 timer.cancel()
+
+    def _stop_at(self, hit: Hit) -> Stop:
+        """Return the stop that a vCPU's hit makes."""
+        kind = Kind.STEP if hit.is_step else Kind.WATCHPOINT if hit.access else Kind.BREAKPOINT
+        return Stop(
+            kind,
+            self.current.index,
+            self.position,
+            address=hit.address,
+            access=hit.access or None,
+            old=hit.old,
+            new=hit.new,
+        )
 
     def _time_is_up(self) -> None:
         # From the timer's thread: get whoever runs out of the engine; the loop looks at the time.

@@ -86,6 +86,8 @@ class DebugRegisters:
         self._code: dict[int, int] = {}  # linear address -> hook
         self._pages: dict[int, int] = {}  # page number -> hook
         self._frames: dict[int, int] = {}  # in a step: frame -> linear page in the watch window
+        self._own_pages: set[int] = set()  # those of DR0 to DR3
+        self._page = 0  # the last one that an access was refused to
         self._hits = 0  # bits of DR6
 
     @property
@@ -127,7 +129,9 @@ class DebugRegisters:
         d[H.HFLAGS_D] = d[H.HFLAGS_D] & ~H.HF_IOBPT | (H.HF_IOBPT if watches_ports else 0)
         self._hook_code({found.first for found in wanted if found.kind == _EXECUTION})
         if self._watches_data:
-            self._hook_pages({b.first >> 12 for b in wanted if b.kind in (_WRITE, _READ_WRITE)})
+            data = {b.first >> 12 for b in wanted if b.kind in (_WRITE, _READ_WRITE)}
+            self._own_pages = data
+            self._hook_pages(data | self._cpu.points.pages)
 
     def _hook_code(self, wanted: set[int]) -> None:
         if wanted == self._code.keys():
@@ -204,6 +208,7 @@ class DebugRegisters:
             words = raw.tlb_entry(entry)
             if kind != raw.FILL_FETCH and not cpu.step.is_active:
                 self._hidden.exception_index[0] = WATCHED
+                self._page = gva >> 12
                 words[0] = words[1] = 0
                 return True
             if not cpu.fills.fill(uc, gva, kind, entry):
@@ -230,13 +235,19 @@ class DebugRegisters:
     def _look(self, gpa: int, size: int, *, is_write: bool) -> None:
         """Note which breakpoints an access in the watch window meets."""
         first = self._frames.get(gpa & ~0xFFF, -0x1000) | gpa & 0xFFF
+        self._cpu.points.note_access(first, size, "write" if is_write else "read")
         for found in breakpoints(self._regs.dr):
             meets = first <= found.last and found.first < first + size
             if meets and (found.kind == _READ_WRITE or (is_write and found.kind == _WRITE)):
                 self._hits |= found.bit
 
     def access(self) -> None:
-        """Execute an instruction alone that wants to access a watched page."""
+        """Execute an instruction alone that wants to access a watched page.
+
+        Where only a debugger watches, the guest's clock does not show it.
+        """
+        if self._page not in self._own_pages:
+            self._cpu.points.begin_access()
         self._cpu.step.begin()
 
     # --- Steps ----------------------------------------------------------------------------------
@@ -254,6 +265,7 @@ class DebugRegisters:
         if self._frames:
             self._frames.clear()
             self._flush()
+        self._cpu.points.end_access(completed)
         if not completed:
             # A fault takes the hits with it; INT n, which waits to be delivered, does not.
             self._hits = self._hits if self._hidden.d[H.IS_INT_D] else 0

@@ -54,6 +54,7 @@ class Pins(Savable):
         self._slice = cpu.slice
         self.source: InterruptSource | None = None
         self._rearm = False  # INTR is up, but was taken from QEMU's request word
+        self._withheld = 0  # of the request word
         self._nmi_waits = False  # for the end of a step
 
     def set_intr(self, level: bool) -> None:
@@ -104,6 +105,18 @@ class Pins(Savable):
             state, requests=int, rearm=bool, nmi_waits=bool
         )
         self._requests[self._word] = requests
+
+    def withhold(self) -> None:
+        """Take the requests out of the word, until `put_back`."""
+        kept = self._requests[self._word] & (H.INTERRUPT_VIRQ | H.INTERRUPT_NMI)
+        self._requests[self._word] &= ~kept
+        self._withheld |= kept
+
+    def put_back(self) -> None:
+        """Put back what `withhold` has taken. A line that has fallen meanwhile is found so."""
+        if self._withheld:
+            self._requests[self._word] |= self._withheld
+            self._withheld = 0
 
     def rearm(self) -> None:
         """Put INTR back into the request word, if it had to be taken out to leave the engine."""

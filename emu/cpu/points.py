@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The debugger's own points of one vCPU: where it stops before an instruction, and single steps.
+"""The debugger's own points of one vCPU: breakpoints, watchpoints, and single steps.
 
 They are not the guest's breakpoints (emu.cpu.debug): the guest's make a #DB, these make a stop, and
 both may lie at one address. A stop before an instruction changes nothing, which takes two things:
@@ -10,6 +10,10 @@ both may lie at one address. A stop before an instruction changes nothing, which
                 midst, the engine goes on with what it takes for a new block. So that this is not
                 counted twice, `Slice` is told how many bytes of the block are left: `Blocks` keeps
                 the sizes of all blocks that the engine translates while there are points.
+
+    watching    no access to a watched page succeeds: its instruction is executed alone, by the
+                trap flag, with the page in the watch window (emu.cpu.debug), and the clock is set
+                back to what it was. The guest's own data breakpoints work the same way.
 
 What does change: the code translated so far is dropped when a point is set, so the engine may ask
 its TLB for code again; the MMU's counters of misses show it.
@@ -26,16 +30,31 @@ from emu.cpu import raw
 if TYPE_CHECKING:
     from emu.cpu.vcpu import Vcpu
 
-__all__ = ["Hit", "Points"]
-
-_LONGEST_BLOCK = 0x1000 + 15  # it ends with the page, but for an instruction that crosses
+__all__ = ["Hit", "Points", "Watch"]
 
 
 class Hit(NamedTuple):
-    """Why a vCPU stopped: at a breakpoint, or (`is_step`) because it was asked to step."""
+    """Why a vCPU stopped: at a breakpoint, (`is_step`) because it was asked to step, or after an
+    access to a watched range: `access` is then "read" or "write", `old` and `new` what the range
+    held before and after, `address` its first byte."""
 
     address: int
     is_step: bool = False
+    access: str = ""
+    old: bytes | None = None
+    new: bytes | None = None
+
+
+class Watch(NamedTuple):
+    """A watched range: `access` is "read", "write" or "access"."""
+
+    address: int
+    size: int
+    access: str
+
+    def pages(self) -> set[int]:
+        """Return the numbers of its pages."""
+        return set(range(self.address >> 12, (self.address + self.size - 1 >> 12) + 1))
 
 
 class Points:
@@ -53,6 +72,11 @@ class Points:
         self._hooks: dict[int, int] = {}  # linear address -> hook
         self._recorder = 0
         self._passes = -1
+        self._watches: tuple[Watch, ...] = ()
+        self.pages: frozenset[int] = frozenset()
+        """The pages with watched ranges."""
+        self._accesses: list[tuple[Watch, str, bytes | None]] = []  # by the instruction alone
+        self._alone_at = -1  # its address
         self.hit: Hit | None = None
 
     @property
@@ -74,9 +98,17 @@ class Points:
             self._hooks[address] = self._hook(self._before_callback, address, address)
         self._drop_code()
 
+    def watch(self, watches: Iterable[Watch]) -> None:
+        """Stop after the instructions that access these ranges, and no others."""
+        self._watches = tuple(watches)
+        self.pages = frozenset().union(*(watch.pages() for watch in self._watches))
+        if self._watches:
+            self._watch_blocks()
+        self._cpu.debug.refresh()
+
     def release(self) -> None:
         """Let the engine run as fast as it can again, if there are no points."""
-        if self._recorder and not self._hooks:
+        if self._recorder and not self._hooks and not self._watches:
             raw.delete_hook(self._handle, self._recorder)
             self._recorder = 0
             self._cpu.choose_where_to_stop()
@@ -110,6 +142,8 @@ class Points:
     # --- Blocks -----------------------------------------------------------------------------------
 
     def _translated(self, _uc: int, block: int, _previous: int, _data: int) -> None:
+        if self._cpu.step.is_active:  # a block of one instruction, for once
+            return
         start, size = self._blocks(block)
         self._sizes[start >> 12][start] = size
 
@@ -146,6 +180,53 @@ class Points:
             cpu.slice.part(self._end(hit.address) - hit.address)
         except BaseException as error:
             cpu.fail(error)
+
+    # --- Watching ---------------------------------------------------------------------------------
+
+    def begin_access(self) -> None:
+        """An instruction wants to access a watched page, and is about to be executed alone."""
+        self._alone_at = self._cpu.regs.linear_rip
+        self._accesses.clear()
+        if self._cpu.counts_blocks:
+            self._cpu.slice.begin_alone()
+            self._cpu.pins.withhold()
+
+    def note_access(self, gva: int, size: int, kind: str) -> None:
+        """An access of that instruction arrives, in one piece or several."""
+        for watch in self._watches:
+            meets = gva < watch.address + watch.size and watch.address < gva + size
+            seen = any(known is watch for known, _, _ in self._accesses)
+            if meets and not seen and watch.access in (kind, "access"):
+                self._accesses.append((watch, kind, self._bytes(watch)))
+
+    def end_access(self, completed: bool) -> None:
+        """The instruction alone is over; `completed` if it has not faulted."""
+        if self._alone_at < 0:
+            return
+        cpu, here = self._cpu, self._cpu.regs.linear_rip
+        at, self._alone_at = self._alone_at, -1
+        end = self._end(at)
+        rest = end - here if completed and at < here < end else 0
+        hits = self._accesses if completed else []
+        if hits:
+            watch, kind, old = hits[0]
+            self.hit = Hit(watch.address, access=kind, old=old, new=self._bytes(watch))
+        cpu.slice.end_alone(rest, stays=bool(hits))
+        if not rest:
+            cpu.pins.put_back()
+        self._accesses = []
+
+    def _bytes(self, watch: Watch) -> bytes | None:
+        """Return what a watched range holds now, if all of it is mapped."""
+        cpu = self._cpu
+        data = b""
+        while len(data) < watch.size:
+            at = watch.address + len(data)
+            gpa = cpu.where(at)
+            if gpa is None:
+                return None
+            data += cpu.memory.peek(gpa, min(watch.size - len(data), 0x1000 - at % 0x1000))
+        return data
 
     # --- Stepping ---------------------------------------------------------------------------------
 

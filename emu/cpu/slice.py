@@ -89,12 +89,15 @@ class Slice(Savable):
         self._code_is_stale = False
         self._comes_back = False  # only to have code translated again
         self._errand: Callable[[], None] | None = None
-        self._parts = False  # the engine was left by `part`
+        self._parts = False  # the engine was left by `part` or `end_alone`
+        self._stays = True  # so that the slice is suspended there
+        self._alone = 0, 0, 0  # counter, bytes and time waited before an instruction alone
         self._rest = 0  # code bytes of a block that is counted, and not yet executed
         self.is_parted = False
         """Whether the slice is suspended within a block."""
-        self.withhold: Callable[[], Callable[[], None]] = lambda: lambda: None
-        """Takes requests for interrupts away and returns what puts them back; set by the vCPU."""
+        self.withhold: Callable[[], None] = lambda: None
+        """Takes requests for interrupts away until `put_back` is called; both set by the vCPU."""
+        self.put_back: Callable[[], None] = lambda: None
 
     @property
     def stalled(self) -> int:
@@ -252,13 +255,34 @@ class Slice(Savable):
     def part(self, rest: int) -> None:
         """Leave the engine before the instruction whose code hook calls this, and suspend the slice
         there. `rest`: how many bytes of its block are left."""
-        self._parts = True
+        self._parts = self._stays = True
         if self._counts_blocks:
             self._rest = rest
             self.is_parted = rest > 0
         else:
             self._clock[0] -= 1  # it is counted, and will be again
         raw.stop(self._handle)
+
+    def begin_alone(self) -> None:
+        """The interrupt hook will have an instruction of a block executed again, alone, which is
+        counted already: let it begin, and keep the time. Where blocks are counted."""
+        clock, words = self._clock, self._words
+        self._alone = clock[0], words[_BYTES], words[_STALLED]
+        clock[0] = max(min(clock[0], clock[1] - 1), 0)
+
+    def end_alone(self, rest: int, *, stays: bool) -> None:
+        """From the interrupt hook, after that instruction: let it have taken no time but what it
+        waited. `rest`: how many bytes of its block are left. `stays`: suspend the slice here."""
+        if self._counts_blocks:
+            count, left, stalled = self._alone
+            self._clock[0] = count + self._words[_STALLED] - stalled
+            self._words[_BYTES] = left
+            if self.exit is not None:
+                self._stop_at = self._clock[0]
+            self._rest, self.is_parted = rest, rest > 0
+        if stays or self.is_parted:
+            self._parts, self._stays = True, stays
+            raw.stop(self._handle)
 
     def drop_all_code(self) -> None:
         """Forget all translated code: soon, but not in mid-run."""
@@ -318,8 +342,10 @@ class Slice(Savable):
                     break
                 over, error = entered
                 if self._parts and error == raw.ERR_OK:
-                    self._parts, is_suspended = False, True
-                    break
+                    self._parts, is_suspended, over = False, self._stays, True
+                    if is_suspended:
+                        break
+                    continue
                 if self._comes_back and error == raw.ERR_OK:
                     over, self._comes_back = True, False
                 if self._errand is not None and error == raw.ERR_OK:
@@ -392,15 +418,16 @@ class Slice(Savable):
         end = clock[0]
         clock[0] -= 1
         words[_BYTES] = left + 4 - rest & (1 << 64) - 1
-        put_back = self.withhold() if rest else lambda: None
+        if rest:
+            self.withhold()
         self._ready_block(end)
         error = raw.start(self._handle, self._hidden.q[H.RIP_Q], 0)
-        put_back()
+        self.put_back()
         over = bool(words[_STOPPED])
         if self._comes_back and clock[0] == end - 1:  # it was not begun
             clock[0], words[_BYTES] = end, left
             self._rest, self.is_parted = rest, rest > 0
-        elif words[_BYTES] > 3:  # an event came first
+        elif not self.is_parted and words[_BYTES] > 3:  # an event came first
             clock[0] += 1
             words[_BYTES] = left
         clock[0] -= low
@@ -431,6 +458,7 @@ class Slice(Savable):
             if self.kicked and not is_forced:
                 clock[1] = 0
             error = raw.start(self._handle, hidden.q[H.RIP_Q], 0)
+            self.put_back()
             over = bool(words[_STOPPED])
             if self.exit is not None:
                 clock[0] = self._stop_at

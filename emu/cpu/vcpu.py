@@ -58,9 +58,10 @@ from emu.errors import EngineError, StateError
 from emu.ports import PortBus
 from emu.savable import Savable, State
 from emu.state import CpuState
-from mmu.api import Mmu
-from mmu.arch import EFER_LMA, Features
+from mmu.api import Mmu, PagingRegisters
+from mmu.arch import ACCESS_IMPLICIT, EFER_LMA, Features
 from mmu.memory import Memory
+from mmu.walker import Context, walk
 
 __all__ = ["Vcpu"]
 
@@ -140,10 +141,10 @@ class Vcpu(Savable):
         self.linear = LinearMemory(index, mmu, memory)
         self.slice = Slice(engine)
         self.slice.must_go_on = self._is_in_mid_instruction
-        self.slice.withhold = self._withhold_requests
         self.record = Record(self.state_block.words, self.choose_who_serves_events)
         self.step = Step(self)
         self.pins = Pins(self)
+        self.slice.withhold, self.slice.put_back = self.pins.withhold, self.pins.put_back
         self.fills = Fills(self, engine.handle, code)
         self.hooks = Hooks(self, ports)
         self.points = Points(self, engine.handle)
@@ -317,6 +318,22 @@ class Vcpu(Savable):
         hflags = self.hidden.d[H.HFLAGS_D]
         return 64 if hflags & H.HF_CS64 else 32 if hflags & H.HF_CS32 else 16
 
+    def context(self) -> Context:
+        """Return what a walk of the guest's tables needs, as the processor now is. 10 us."""
+        regs = self.regs
+        context = Context(self.features)
+        context.load(
+            self.memory, PagingRegisters(regs.cr0, regs.cr3, regs.cr4, regs.efer, regs.pkru)
+        )
+        context.pdptes = self.fills.pdptes() or context.pdptes
+        return context
+
+    def where(self, gva: int) -> int | None:
+        """Return the guest-physical address of a linear one, None if it is not mapped. No effect:
+        the MMU is not asked."""
+        found = walk(self.memory, self.context(), gva, ACCESS_IMPLICIT)
+        return found.gpa if found.fault is None else None
+
     def read_code(self, size: int) -> bytes:
         """Return up to `size` code bytes at CS:RIP. 1 us where they were fetched just now."""
         regs = self.regs
@@ -384,17 +401,6 @@ class Vcpu(Savable):
             self._failure = error
         self.pins.clear()
         self.slice.stop(Exit.LEFT)
-
-    def _withhold_requests(self) -> Callable[[], None]:
-        """Take the requests for interrupts away; return what puts them back."""
-        requests, word = self.hidden.cpu, self.hidden.interrupt_request
-        kept = requests[word] & (H.INTERRUPT_VIRQ | H.INTERRUPT_NMI)
-        requests[word] &= ~kept
-
-        def put_back() -> None:
-            requests[word] |= kept
-
-        return put_back
 
     def _is_in_mid_instruction(self) -> bool:
         """Return whether what stands between two instructions is our doing: a step, or an

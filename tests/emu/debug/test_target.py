@@ -341,6 +341,92 @@ def test_an_unmapped_address_says_which() -> None:
         assert error.value.address == hole
 
 
-def test_watchpoints_are_refused_for_now() -> None:
-    with machine_of(LOOP) as machine, pytest.raises(UsageError):
+# --- Watchpoints ---------------------------------------------------------------------------------
+
+# mov eax, [0x200000]; inc dword [0x200008]; mov [0x200004], eax; mov byte [0x201000], 1; cli; hlt
+ACCESSES = bytes.fromhex("a100002000 ff0508002000 a304002000 c6050010200001 faf4".replace(" ", ""))
+
+
+@pytest.fixture(params=CLOCKS)
+def accesses(request: pytest.FixtureRequest) -> Iterator[Target]:
+    with machine_of(ACCESSES, clock=request.param) as machine:
+        machine.phys[0x20_0000:0x20_0010] = bytes(range(16))
+        yield Target(machine)
+
+
+@pytest.mark.parametrize(
+    ("address", "size", "access", "stops"),
+    [
+        pytest.param(0x20_0000, 4, "read", [(5, "read")], id="a read"),
+        pytest.param(0x20_0000, 4, "write", [], id="a read is no write"),
+        pytest.param(0x20_0000, 4, "access", [(5, "read")], id="a read is an access"),
+        pytest.param(0x20_0004, 4, "write", [(16, "write")], id="a write"),
+        pytest.param(0x20_0007, 1, "write", [(16, "write")], id="the last byte of a write"),
+        pytest.param(0x20_0004, 4, "read", [], id="a write is no read"),
+        pytest.param(0x20_0008, 4, "read", [(11, "read")], id="read-modify-write reads"),
+        pytest.param(0x20_0008, 4, "write", [(11, "write")], id="read-modify-write writes"),
+        pytest.param(0x20_000C, 4, "access", [], id="beside all of them"),
+        pytest.param(0x20_0002, 4, "access", [(5, "read"), (16, "write")], id="over two"),
+        pytest.param(0x20_0FFE, 4, "write", [(23, "write")], id="over a page's end"),
+    ],
+)
+def test_a_watchpoint_stops_after_the_access(
+    accesses: Target, address: int, size: int, access: str, stops: list[tuple[int, str]]
+) -> None:
+    point = accesses.add_watchpoint(address, size, access)
+    found = []
+    while (stop := accesses.resume(timeout=10)).kind is Kind.WATCHPOINT:
+        assert (stop.point, stop.address, stop.size) == (point.number, address, size)
+        found.append((accesses.read("rip") - BASE, stop.access))
+    assert (found, stop.kind) == (stops, Kind.IDLE)
+
+
+def test_a_watchpoint_tells_the_bytes_before_and_after(accesses: Target) -> None:
+    accesses.add_watchpoint(0x20_0006, 4)
+    stop = accesses.resume(timeout=10)
+    assert (stop.old, stop.new) == (b"\x06\x07\x08\x09", b"\x06\x07\x09\x09")
+    stop = accesses.resume(timeout=10)
+    assert (stop.old, stop.new) == (b"\x06\x07\x09\x09", b"\x02\x03\x09\x09")
+
+
+def test_a_step_over_a_watched_access_is_a_watchpoint(accesses: Target) -> None:
+    accesses.add_watchpoint(0x20_0000, 4, "read")
+    assert accesses.step().kind is Kind.WATCHPOINT
+    assert accesses.step().kind is Kind.STEP
+
+
+def test_a_removed_watchpoint_stops_no_more(accesses: Target) -> None:
+    accesses.remove(accesses.add_watchpoint(0x20_0000, 4, "access").number)
+    assert accesses.resume(timeout=10).kind is Kind.IDLE
+
+
+@pytest.mark.parametrize(("size", "access"), [(0, "read"), (4097, "read"), (4, "execute")])
+def test_no_other_watchpoints(accesses: Target, size: int, access: str) -> None:
+    with pytest.raises(ValueError, match="watchpoint"):
+        accesses.add_watchpoint(0x1000, size, access)
+
+
+def test_the_native_mmu_has_no_watchpoints() -> None:
+    with machine_of(LOOP, mmu="native") as machine, pytest.raises(UsageError):
         Target(machine).add_watchpoint(0x1000)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("mmu", ["shadow", "uncached"])
+@pytest.mark.parametrize(("name", "cpus"), [("smp_boot", 4), ("context_switch", 1), ("demand", 1)])
+def test_watchpoints_change_nothing(name: str, cpus: int, mmu: str, clock: str) -> None:
+    guest = GUESTS[name]
+    options = {"memory": guest.memory, "cpus": cpus, "clock": clock, "mmu": mmu}
+    with Machine(guest.path, **options) as machine:
+        machine.run(max_insns=9_000)
+        stack = machine.regs.rsp - 16
+        kind = machine.run(timeout=60).kind
+        expected = everything(machine)
+    with Machine(guest.path, **options) as machine:
+        machine.run(max_insns=9_000)
+        target = Target(machine)
+        point = target.add_watchpoint(stack, 8, "access")
+        for _ in range(100):
+            assert target.resume(timeout=60).kind is Kind.WATCHPOINT
+        target.remove(point.number)
+        assert (target.resume(timeout=60).kind, everything(machine)) == (kind, expected)
