@@ -56,7 +56,7 @@ from mmu.lint import Place
 from mmu.memory import Memory, MemoryMapError
 from mmu.plugins import make_mmu
 from mmu.tlbcheck import CheckedMmu
-from mmu.walker import Walk, describe, walk
+from mmu.walker import Context, Walk, describe, walk
 
 if TYPE_CHECKING:
     from emu.devices.keyboard import Keyboard
