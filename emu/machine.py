@@ -43,6 +43,7 @@ from emu.devices.apic_bus import DeliveryMode
 from emu.devices.atapi import Image
 from emu.devices.disk import Disk
 from emu.errors import KernelError, UsageError
+from emu.observe import MachineObserver, Observation
 from emu.outcome import Kind, Outcome, Position, Stop, exit_code
 from emu.ports import PortBus
 from emu.report import triple_fault_report
@@ -181,8 +182,9 @@ class Machine:
             vcpu.init()
         self.guest_memory.map_listeners.append(self._slots_changed)
         self.scheduler = Scheduler(self.cpus, self.clock, quantum)
+        self._observation = Observation(self.cpus, self.mmu, self.ports, self.scheduler)
         if audit == "slices":
-            self.scheduler.after_slice = self.mmu.check
+            self.scheduler.turn_listeners.append(lambda _cpu, _instructions: self.mmu.check())
         self.tlb_check: TlbCheck | None = None
         """The TLB sanitizer, where there is one."""
         if isinstance(self.mmu, CheckedMmu):
@@ -371,6 +373,7 @@ class Machine:
         except Exception as error:
             stop = Stop(Kind.INTERNAL, scheduler.current.index, scheduler.position)
             report = _internal_report(error)
+        self._observation.stopped(stop)
         if stop.kind is Kind.TRIPLE_FAULT:
             cpu = self.cpus[stop.cpu]
             code = self.code(48, cpu.index)
@@ -385,6 +388,14 @@ class Machine:
             stop.cpu,
             stop,
         )
+
+    def observe(self, observer: MachineObserver) -> None:
+        """Tell an observer what happens from now on: see `emu.observe`."""
+        self._observation.add(observer)
+
+    def unobserve(self, observer: MachineObserver) -> None:
+        """Tell an observer no more. Raises ValueError if it does not observe."""
+        self._observation.remove(observer)
 
     def pause(self) -> None:
         """Have `run` return soon, as `Kind.PAUSED`, or the next one at once; from any thread."""

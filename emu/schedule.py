@@ -69,8 +69,8 @@ class Scheduler:
         self._interrupt: Kind | None = None
         self._step: int | None = None
         self._hit: Hit | None = None
-        self.after_slice: Callable[[], None] | None = None
-        """Called when a vCPU has had its turn."""
+        self.turn_listeners: list[Callable[[int, int], None]] = []
+        """Called when a vCPU has had its turn, with its index and the instructions it took."""
         self.inbox: Inbox | None = None
         """Looked into between slices: no event of the clock, which would cut them."""
         self.current: Vcpu = cpus[0]
@@ -292,9 +292,10 @@ class Scheduler:
         if reason is Exit.SUSPENDED:
             return None
         self._is_open = False
-        self._advance(self.current.executed - self._executed_before)
-        if self.after_slice is not None:
-            self.after_slice()
+        instructions = self.current.executed - self._executed_before
+        self._advance(instructions)
+        for listener in self.turn_listeners:
+            listener(self.current.index, instructions)
         if reason is Exit.SHUTDOWN:
             return Kind.TRIPLE_FAULT, None
         return self._take_ending()

@@ -33,6 +33,7 @@ FLOORS = (
     ("emu.cpu",),
     ("emu.jit", "emu.objects", "emu.devices", "emu.boot", "emu.debug"),
     ("emu.schedule", "emu.board", "emu.tables", "emu.views", "emu.report", "emu.reset"),
+    ("emu.observe",),
     ("emu.machine",),
     ("emu.bench", "emu.cli", "emu.fuzz", "emu.kernels"),
 )

@@ -108,8 +108,6 @@ def connect_tracers(options: RunOptions, machine: Machine) -> None:
         return
     import logging
 
-    from emu.report import event_line
-
     if "mmu" in options.log_items:
         if machine.mmu.reports_events:
             from mmu.trace import TraceLines
@@ -118,10 +116,9 @@ def connect_tracers(options: RunOptions, machine: Machine) -> None:
         else:
             say(f"warning: -d mmu: the plug-in {options.mmu} has no tracepoints")
     if "int" in options.log_items:
-        log = logging.getLogger("shadowcorn.int")
-        for cpu in machine.cpus:
-            name = f"cpu {cpu.index}: " if len(machine.cpus) > 1 else ""
-            cpu.record.on_event = lambda past, name=name: log.debug("%s%s", name, event_line(past))
+        from emu.cli.eventlog import EventLog
+
+        machine.observe(EventLog(logging.getLogger("shadowcorn.int"), len(machine.cpus) > 1))
 
 
 class Session:

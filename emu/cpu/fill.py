@@ -94,6 +94,7 @@ class Fills:
         self._state = cpu.state_block
         self._callback: tuple[Any, int] = 0, 0
         self._hook = 0
+        self._keep: list[Any] | None = None  # None: the MMU is native
         self._refusal: PageFault | NotCanonical | None = None
         self._fills_between_flushes = _FILLS_BEFORE_GROWING
         self._left = _FILLS_BEFORE_GROWING  # fills until the TLB is to grow
@@ -108,6 +109,7 @@ class Fills:
 
     def install(self, keep: list[Any]) -> None:
         """Hook TLB fills: by Python, or by compiled code that calls Python for what is left."""
+        self._keep = keep
         fill = self._make_fill()
         block = self._mmu.compiled_block(self._index) if self._code is not None else None
         code = self._code if block is not None else None
@@ -125,6 +127,11 @@ class Fills:
         words[compiled.PYTHON_FILL // 8] = raw.address_of(python)
         self._callback = code.fill, self._state.address
         self.come_last()
+
+    def bind_translate(self) -> None:
+        """Call the MMU's `translate` as it now is."""
+        if self._keep is not None:
+            self.install(self._keep)
 
     def come_last(self) -> None:
         """Be asked about TLB misses behind all others that have hooked them."""

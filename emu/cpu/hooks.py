@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
@@ -39,13 +39,23 @@ others."""
 _ABORT_BYTES = H.ERROR_CODE_D * 4
 
 
+class Ports(Protocol):
+    """Where IN and OUT go: `emu.ports.PortBus`, or who watches it."""
+
+    def read(self, port: int, size: int) -> int:
+        """Return what IN gets."""
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """Do OUT."""
+
+
 class Hooks:
     """The hooks of one vCPU that run inside an instruction."""
 
     def __init__(self, cpu: Vcpu, ports: PortBus) -> None:
         """Serve `cpu` with `ports`."""
         self._cpu = cpu
-        self._ports = ports
+        self._ports: Ports = ports
         self._memory = cpu.memory
         self._hidden = cpu.hidden
         self._regs = cpu.regs
@@ -76,6 +86,10 @@ class Hooks:
                 raw.add_hook(handle, raw.HOOK_INSN, syscall, instruction, state.address)
             else:
                 raw.add_hook(handle, raw.HOOK_INSN, callback, instruction)
+
+    def use_ports(self, ports: Ports) -> None:
+        """Send IN and OUT to `ports` from now on."""
+        self._ports = ports
 
     def trapped_read(self, _uc: int, gpa: int, size: int, _data: int) -> int:
         """Serve a read in the trap window."""

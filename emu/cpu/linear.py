@@ -49,6 +49,10 @@ class LinearMemory:
         """Grows whenever what was translated is forgotten."""
         self._writes: list[tuple[int, int, int, int]] = []  # gpa, size, value, key of the view
 
+    def bind_translate(self) -> None:
+        """Call the MMU's `translate` as it now is."""
+        self._translate = self._mmu.translate
+
     def begin(self) -> None:
         """Forget uncommitted writes: call before each use."""
         if self._writes:

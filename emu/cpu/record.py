@@ -33,18 +33,19 @@ class Record(Savable):
         somebody begins or ceases to look at every event."""
         self._words = words
         self._watched = watched
-        self._on_event: Callable[[PastEvent], None] | None = None
+        self._listeners: tuple[Callable[[PastEvent], None], ...] = ()
         # As what a PastEvent is made of: few of them are ever looked at.
         self._recent: deque[tuple[Event, int, int, int]] = deque(maxlen=compiled.RING_ENTRIES)
 
     @property
-    def on_event(self) -> Callable[[PastEvent], None] | None:
-        """Called with every event that is delivered: `-d int`."""
-        return self._on_event
+    def is_watched(self) -> bool:
+        """Whether somebody looks at every event."""
+        return bool(self._listeners)
 
-    @on_event.setter
-    def on_event(self, value: Callable[[PastEvent], None] | None) -> None:
-        self._on_event = value
+    def listen(self, listener: Callable[[PastEvent], None], wanted: bool) -> None:
+        """Call `listener` with every event that is delivered, or no more."""
+        others = tuple(known for known in self._listeners if known != listener)
+        self._listeners = (*others, listener) if wanted else others
         self._watched()
 
     @property
@@ -58,8 +59,8 @@ class Record(Savable):
         if self._words[_NOTED]:
             self._collect()
         self._recent.append((event, cs, rip, instruction))
-        if self._on_event is not None:
-            self._on_event(PastEvent(event, cs, rip, instruction))
+        for listener in self._listeners:
+            listener(PastEvent(event, cs, rip, instruction))
 
     def clear(self) -> None:
         """Forget everything."""

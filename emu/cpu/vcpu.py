@@ -180,7 +180,7 @@ class Vcpu(Savable):
 
     def choose_who_serves_events(self) -> None:
         """Let compiled code serve what it can, unless somebody wants to see every event."""
-        watched = self.record.on_event is not None or self.step.is_active
+        watched = self.record.is_watched or self.step.is_active
         serves = self._engine.serves_events and not watched
         self.state_block.words[compiled.EVENTS // 8] = serves
 
@@ -317,6 +317,11 @@ class Vcpu(Savable):
         """How the instruction at RIP is decoded: 16, 32 or 64."""
         hflags = self.hidden.d[H.HFLAGS_D]
         return 64 if hflags & H.HF_CS64 else 32 if hflags & H.HF_CS32 else 16
+
+    def bind_translate(self) -> None:
+        """Call the MMU's `translate` as it now is: it was replaced."""
+        self.linear.bind_translate()
+        self.fills.bind_translate()
 
     def context(self) -> Context:
         """Return what a walk of the guest's tables needs, as the processor now is. 10 us."""

@@ -38,16 +38,7 @@ class TlbCheck:
         mmu.current = lambda: machine.scheduler.current.index
         mmu.symbolize = self.place
         mmu.on_finding = self._found
-        before = machine.scheduler.after_slice
-
-        def after_slice() -> None:
-            if before is not None:
-                before()
-            for cpu in machine.cpus:
-                if cpu.halted:
-                    mmu.halted(cpu.index)
-
-        machine.scheduler.after_slice = after_slice
+        machine.scheduler.turn_listeners.append(self._turn)
 
     @property
     def findings(self) -> list[Finding]:
@@ -104,6 +95,11 @@ class TlbCheck:
         return Site(
             cpu, regs.linear_rip, self._machine.scheduler.executed, regs.cpl, regs.linear_rsp
         )
+
+    def _turn(self, _cpu: int, _instructions: int) -> None:
+        for cpu in self._machine.cpus:
+            if cpu.halted:
+                self._mmu.halted(cpu.index)
 
     def _found(self, finding: Finding) -> None:
         if self.on_finding is not None:

@@ -45,7 +45,7 @@ def test_guest_faults_are_counted():
 
 def test_whoever_watches_sees_every_event():
     seen = []
-    run("syscall", "n=50", prepare=lambda m: setattr(m.cpus[0].record, "on_event", seen.append))
+    run("syscall", "n=50", prepare=lambda m: m.cpus[0].record.listen(seen.append, True))
     assert [past.event.source for past in seen] == [Source.SOFTWARE] * 50
 
 
