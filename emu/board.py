@@ -6,7 +6,7 @@
     0x60 0x64  8042 with a keyboard                   IRQ 4  COM1
     0x61 0x92  system control A and B                 IRQ 8  RTC
     0x70  RTC and CMOS
-    0x3b4-0x3da  VGA         0x3f8  COM1              0xe9  debug console
+    0x3b4-0x3da 0x1ce  VGA   0x3f8  COM1              0xe9  debug console
     0x600  ACPI power management, 0xb2 APM            IRQ 9  ACPI
     0x1f0 0x170  IDE, where there are disks or CDs    IRQ 14, 15
     0x510  fw_cfg            0xcf8  PCI configuration
@@ -34,6 +34,7 @@ from emu.devices import hpet
 from emu.devices.acpi_pm import PM_BASE, PM_SIZE, AcpiPm, ApmPort
 from emu.devices.apic_bus import ApicBus
 from emu.devices.atapi import CdDrive, Image
+from emu.devices.bochs_vbe import BochsDisplay, VgaFunction
 from emu.devices.cmos import Cmos
 from emu.devices.debug_exit import DebugExit
 from emu.devices.debugcon import DebugConsole
@@ -179,7 +180,7 @@ class Board(Savable):
         chips: list[_Resettable] = [self.hpet, self.ioapic, self.pic, self.pit, *self.local_apics]
         chips += [self.system_b, *([] if warm else [self.system_a]), self.keyboard, self.ps2]
         chips += [self.cmos, self.screen, *self.serials, self.power, self.shutdown_port]
-        chips += [self.fw_cfg, self.pci, *self.ide, *self._debug_exits]
+        chips += [self.fw_cfg, self.pci, self.display, *self.ide, *self._debug_exits]
         for chip in chips:
             chip.reset()
 
@@ -339,10 +340,13 @@ class Board(Savable):
         for name, data in options.fw_cfg.items():
             self.fw_cfg.add_file(name, data)
         self.ports.add(0x510, 0x51B, self.fw_cfg, width=4)
-        self.pci = self._name(
-            "pci", PciHost(i440fx_functions(ide=bool(options.disks or options.cds)), reset)
-        )
+        functions = i440fx_functions(ide=bool(options.disks or options.cds))
+        functions[2, 0] = vga = VgaFunction()
+        self.pci = self._name("pci", PciHost(functions, reset))
         self.ports.add(0xCF8, 0xCFF, self.pci, width=4)
+        self.display = self._name("display", BochsDisplay(self.memory, vga))
+        self.ports.add(*self.display.PORTS, self.display, width=2)
+        self.screen.display = self.display
 
     def _add_disks(self, disks: Mapping[int, Disk], cds: Mapping[int, Image]) -> None:
         self.ide: list[IdeChannel] = []

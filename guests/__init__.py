@@ -128,6 +128,13 @@ _TABLE = (
         boot="sector",
     ),
     Guest(
+        "picture",
+        "a sunset in the linear framebuffer",
+        "VBE mode information and mode setting, stores to the framebuffer and a load from it",
+        "picture.bin",
+        boot="sector",
+    ),
+    Guest(
         "smp_boot",
         "processors in real mode, 32-bit, PAE and long mode at once",
         "INIT and SIPI out of every mode; tables shared between modes and edited by each of "

@@ -53,16 +53,18 @@ class Peekable(Protocol):
 class Slot:
     """A range of guest-physical memory: ``kind`` is ``"ram"``, ``"rom"`` or ``"mmio"``.
 
+    ``purpose`` is ``"main"``, or ``"video"`` for RAM of a device, which no memory map lists.
     ``view`` is the slot's bytes and ``host`` their address in this process (RAM and ROM only).
     """
 
-    __slots__ = ("_anchor", "_buffer", "device", "gpa", "host", "kind", "size", "view")
+    __slots__ = ("_anchor", "_buffer", "device", "gpa", "host", "kind", "purpose", "size", "view")
 
     def __init__(self, kind: str, gpa: int, size: int, device: MmioDevice | None = None) -> None:
         self.kind = kind
         self.gpa = gpa
         self.size = size
         self.device = device
+        self.purpose = "main"
         self.host = 0
         self.view = memoryview(b"")
         if device is None:
@@ -79,6 +81,11 @@ class Slot:
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.gpa:#x}-{self.end - 1:#x}>"
+
+
+def is_main_ram(slot: Slot) -> bool:
+    """Tell whether a slot is RAM that belongs to no device."""
+    return slot.kind == "ram" and slot.purpose == "main"
 
 
 class Memory:
@@ -105,13 +112,15 @@ class Memory:
 
     # --- The map ------------------------------------------------------------------------------
 
-    def add_ram(self, gpa: int, size: int) -> Slot:
-        """Add ``size`` bytes of zeroed RAM at ``gpa``.
+    def add_ram(self, gpa: int, size: int, purpose: str = "main") -> Slot:
+        """Add ``size`` bytes of zeroed RAM at ``gpa``, for the ``purpose`` that `Slot` names.
 
         Raises:
             MemoryMapError: not whole pages, out of range, or over another slot.
         """
-        return self._add("ram", gpa, size)
+        slot = self._add("ram", gpa, size)
+        slot.purpose = purpose
+        return slot
 
     def add_rom(self, gpa: int, data: bytes) -> Slot:
         """Add read-only memory holding ``data``, padded to a whole page with ones."""
@@ -209,11 +218,11 @@ class Memory:
 
     def ram_bytes(self) -> int:
         """Return how many bytes of RAM there are."""
-        return sum(slot.size for slot in self.slots() if slot.kind == "ram")
+        return sum(slot.size for slot in self.slots() if is_main_ram(slot))
 
     def top_of_ram(self) -> int:
         """Return the first address after the highest RAM slot, 0 without RAM."""
-        return max((slot.end for slot in self.slots() if slot.kind == "ram"), default=0)
+        return max((slot.end for slot in self.slots() if is_main_ram(slot)), default=0)
 
     # --- Reads and writes -----------------------------------------------------------------------
 

@@ -82,7 +82,7 @@ def memory_map(memory: Memory, reserved: Sequence[tuple[int, int, int]] = ()) ->
 
     MMIO is left out, as firmware does. `reserved` wins over RAM.
     """
-    slots = [(slot.gpa, slot.size, slot.kind) for slot in memory.slots()]
+    slots = [(slot.gpa, slot.size, slot.kind) for slot in memory.slots() if slot.purpose == "main"]
     ranges = [Range(gpa, size, E820_RAM) for gpa, size, kind in slots if kind == "ram"]
     ranges = _cut(ranges, Range(EBDA, _ONE_MIB - EBDA, E820_RESERVED))
     fixed = [Range(gpa, size, E820_RESERVED) for gpa, size, kind in slots if kind == "rom"]

@@ -43,6 +43,7 @@ where output goes
   -d mmu,int,device       log MMU events, interrupts, odd device accesses
   -D FILE                 the log's file (default: standard error)
   --json FILE             outcome, counters and the end of the serial output
+  --screenshot FILE.png   the screen when the run ends, as pixels
   --summary               what the shadow page cache did, as a table
 
 how to boot

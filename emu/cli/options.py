@@ -115,6 +115,7 @@ class RunOptions:
     tlb: str = ""
     tlb_obligations: bool = False
     json: str | None = None
+    screenshot: str | None = None
     summary: bool = False
     warnings: list[str] = field(default_factory=list)
 

@@ -251,6 +251,7 @@ _VALUES: dict[str, _Setter] = {
     "tlb-check": _choice("tlb_check", CHECKS),
     "tlb": _choice("tlb", TLBS),
     "json": _attribute("json"),
+    "screenshot": _attribute("screenshot"),
 }
 _FLAGS: dict[str, str] = {
     "nodefaults": "no_defaults",

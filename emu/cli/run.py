@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emu.cli import (
@@ -261,6 +262,10 @@ class Session:
         options = self.options
         if self._display is not None:
             self._display.show_final()
+            if self.machine.screen.has_pixels and not options.screenshot:
+                say("the screen shows pixels, not text: --screenshot FILE.png keeps them")
+        if options.screenshot:
+            self._write_screenshot(options.screenshot)
         if options.for_qemu and outcome.kind is Kind.RESET:
             outcome = replace(outcome, exit_code=0)  # as QEMU -no-reboot
         code = outcome.exit_code
@@ -295,6 +300,14 @@ class Session:
                 for line in vcpu_lines(self.machine.cpus, name_of):
                     say(line)
         say(outcome_line(outcome, place))
+
+    def _write_screenshot(self, path: str) -> None:
+        from emu.errors import UsageError
+
+        try:
+            Path(path).write_bytes(self.machine.screen.image.png())
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
     def _symbols(self) -> Callable[[int], str | None]:
         """Return what finds the kernel's own symbol for an address."""

@@ -5,6 +5,7 @@
     00:01.0  8086:7000  82371SB (PIIX3) ISA bridge
     00:01.1  8086:7010  PIIX3 IDE, if there is one
     00:01.3  8086:7113  82371AB (PIIX4) power management
+    00:02.0  1234:1111  the display, `emu.devices.bochs_vbe`
 
 A function is its 256 bytes and a mask of those that can be written; none has memory or ports that
 move. Port 0xcf9 lies inside the address register's double word, so the reset control register of

@@ -3,7 +3,8 @@
 
 The text memory at 0xb8000 is plain RAM; this file reads it back as text for people and tests. The
 register files keep what is written; of them the screen depends on the size, pitch, start address
-and cursor in the CRT controller, which drivers do change. Graphics modes are not drawn.
+and cursor in the CRT controller, which drivers do change. `image` draws text, mode 13h and what is
+in the linear framebuffer; planar modes are not drawn.
 
 The retrace bits of 0x3da toggle at every read, as QEMU's do: true to the clock, a loop that waits
 for a retrace would cost the host a second.
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from emu.devices.bochs_vbe import BochsDisplay, DisplayMode
+from emu.devices.picture import Picture, from_framebuffer, from_text
 from emu.ports import LogOnce
 from emu.savable import Savable, State
 
@@ -50,6 +53,9 @@ VERTICAL_END = 0x12
 PITCH = 0x13
 GRAPHICS_MISC = 0x06
 GRAPHICS_MODE = 1 << 0
+CHAIN_4 = 1 << 3
+GRAPHICS_BASE, GRAPHICS_SIZE = 0xA0000, 0x10000
+_MODE_13_SIZE = 320, 200
 
 # Mode 3 as the BIOS programs it.
 CRTC_MODE_3 = bytes.fromhex("5f4f50825581bf1f004f0d0e000000009c8e8f281f96b9a3ff")
@@ -115,6 +121,8 @@ class Vga(Savable):
         self._read_block = read_block
         self._log = LogOnce("vga")
         self.state = VgaState()
+        self.display: BochsDisplay | None = None
+        """The linear framebuffer of the same screen, if the board has one."""
 
     def reset(self) -> None:
         """Set mode 3. The memory is left as it is."""
@@ -159,7 +167,7 @@ class Vga(Savable):
     @property
     def rows(self) -> list[str]:
         """The rows of the screen, each with all its columns; none in a graphics mode."""
-        if self.state.graphics[GRAPHICS_MISC] & GRAPHICS_MODE:
+        if self.has_pixels:
             return []
         characters = self._read_block(TEXT_BASE, TEXT_SIZE)[::2]
         count, columns = self.size
@@ -177,6 +185,45 @@ class Vga(Savable):
     def text(self) -> str:
         """The screen as text: a line per row, without the blanks at its end."""
         return "\n".join(row.rstrip() for row in self.rows)
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether the screen is in a graphics mode."""
+        vbe = self.display is not None and self.display.mode is not None
+        return vbe or bool(self.state.graphics[GRAPHICS_MISC] & GRAPHICS_MODE)
+
+    @property
+    def image(self) -> Picture:
+        """What the screen shows, in pixels: a linear framebuffer, mode 13h, or text. Of planar
+        modes the pixels are black."""
+        if self.display is not None and (mode := self.display.mode) is not None:
+            return from_framebuffer(self.display.memory, mode, self._colours())
+        if not self.has_pixels:
+            return self._text_image()
+        mode = DisplayMode(*_MODE_13_SIZE, 8, _MODE_13_SIZE[0], 0)
+        chained = self.state.sequencer[4] & CHAIN_4
+        memory = self._read_block(GRAPHICS_BASE, GRAPHICS_SIZE) if chained else b""
+        return from_framebuffer(memory, mode, self._colours())
+
+    def _colours(self) -> list[bytes]:
+        """Return the colours of the DAC, eight bits a gun."""
+        dac, mask = self.state.dac, self.state.dac_mask
+        wide = bytes(gun << 2 | gun >> 4 for gun in dac)
+        return [wide[3 * (n & mask) : 3 * (n & mask) + 3] for n in range(256)]
+
+    def _text_image(self) -> Picture:
+        from emu.boot.bios.font import font
+
+        memory = self._read_block(TEXT_BASE, TEXT_SIZE)
+        count, columns = self.size
+        pitch, first = 2 * self.state.crtc[PITCH], self.start
+        places = [
+            [(first + row * pitch + n) % CELLS for n in range(columns)] for row in range(count)
+        ]
+        cells = [[(memory[2 * at], memory[2 * at + 1]) for at in row] for row in places]
+        dac = self._colours()
+        colours = [dac[self.state.attribute[n] & 0x3F] for n in range(16)]
+        return from_text(cells, font(16), colours)
 
     # The registers.
 

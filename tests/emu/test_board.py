@@ -20,7 +20,7 @@ from emu.savable import Savable
 CHIPS = (
     *("pic", "lapic0", "lapic1", "ioapic", "hpet", "pit", "cmos", "port61", "a20", "port92"),
     *("keyboard", "ps2", "vga", "com1", "com2", "debugcon0xe9", "acpi_pm", "apm", "shutdown"),
-    *("debug_exit", "fw_cfg", "pci", "ide0x1f0", "TestDevice@0xe0", "Bios@0xea"),
+    *("debug_exit", "fw_cfg", "pci", "display", "ide0x1f0", "TestDevice@0xe0", "Bios@0xea"),
     "_Latch@0xff000000",
 )
 

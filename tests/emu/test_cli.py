@@ -756,3 +756,21 @@ def test_readme_counts_the_instructions_of_smp_boot(capfd):
     count = shown.partition("exit code 33, ")[2].partition(" in ")[0]
     assert main(["run", "guest:smp_boot", "-smp", "4", "-display", "none"]) == 33
     assert f", {count} in " in capfd.readouterr().err
+
+
+def test_a_screenshot_is_a_png_file(tmp_path, capfd):
+    path = tmp_path / "screen.png"
+    assert main(["run", "guest:picture", "--screenshot", str(path)]) == 33
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "--screenshot" not in capfd.readouterr().err
+
+
+def test_a_screenshot_that_cannot_be_written_says_so(tmp_path, capfd):
+    path = tmp_path / "none" / "screen.png"
+    assert main(["run", "guest:picture", "--screenshot", str(path)]) == 2
+    assert "cannot write" in capfd.readouterr().err
+
+
+def test_the_text_display_tells_once_of_pixels(capfd):
+    assert main(["run", "guest:picture", "-display", "text"]) == 33
+    assert capfd.readouterr().err.count("--screenshot FILE.png keeps them") == 1

@@ -292,7 +292,7 @@ class Bios(Savable):
         sets_mode = call.ah == _SET_MODE or call.ax == _SET_VESA_MODE
         if call.vector == 0x10 and sets_mode and self._warn is not None:
             warn, self._warn = self._warn, None
-            warn("the guest asks for graphics: there are text modes only")
+            warn("the guest asks for a video mode that is not there: INT 10h has text, 13h and VBE")
         if call.vector in (0x10, 0x13, 0x14, 0x15, 0x16, 0x1A):
             if call.vector == 0x15:
                 call.ah = _UNSUPPORTED

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""INT 10h: the 80x25 text screen.
+"""INT 10h: the 80x25 text screen, mode 13h, and VBE (`emu.boot.bios.vbe`).
 
 Cells are a character and an attribute byte at 0xb8000, pages of 4 KiB. The cursor of each page
 stands in the BIOS data area; that of the active page is also the one that the CRTC shows.
@@ -12,10 +12,14 @@ from collections.abc import Callable
 
 from emu.boot.bios.call import Call
 from emu.boot.bios.compat import FONT_8_LOW, FONTS, VIDEO_FUNCTIONS
+from emu.boot.bios.modes import MODE_3, MODE_13, colours_256, program
+from emu.boot.bios.vbe import Vbe
 
 __all__ = ["Video"]
 
 _VGA = 0xB8000
+_GRAPHICS = 0xA0000
+_MODE_13 = 0x13
 _ROM = 0xF000
 _NO_CHARACTERS = 0xE08F  # a zero byte: no character of a font differs in 9x14 or 9x16
 _PAGE = 0x1000
@@ -39,6 +43,7 @@ class Video:
 
     def __init__(self) -> None:
         """Fill the table of functions."""
+        self._vbe = Vbe()
         self.functions: dict[int, Callable[[Call], bool | None]] = {
             0x00: self._set_mode,
             0x01: self._set_shape,
@@ -54,20 +59,25 @@ class Video:
             0x0B: self._accept,
             0x0E: self._teletype,
             0x0F: self._get_mode,
-            0x10: self._accept,
+            0x10: self._palette,
             0x11: self._font,
             0x12: self._alternate_select,
             0x13: self._write_string,
             0x1A: self._display_code,
             0x1B: self._state_information,
+            0x4F: self._vbe.serve,
         }
 
     def _accept(self, call: Call) -> None:
         """Colours and blinking: the text screen has but one palette."""
 
     def _set_mode(self, call: Call) -> bool:
+        if call.al & 0x7F == _MODE_13:
+            self._set_mode_13(call)
+            return True
         if call.al & 0x7F not in (*_TEXT_MODES, 7):
             return False
+        self._leave_graphics(call)
         for page in range(_PAGES):
             self._put_cursor(call, page, 0, 0)
         call.write_bda(_ACTIVE_PAGE, 0)
@@ -77,6 +87,55 @@ class Video:
         self._show(call, 0)
         call.al = 0x30
         return True
+
+    def _set_mode_13(self, call: Call) -> None:
+        """320 x 200 pixels in 256 colours, a byte each from A000:0 on."""
+        self._vbe.leave(call)
+        ports = call.host.ports
+        program(ports.write, ports.read, MODE_13)
+        self._write_colours(call, 0, colours_256())
+        if not call.al & 0x80:
+            call.memory.write_block(_GRAPHICS, bytes(0x10000), "device")
+        call.write_bda(_MODE, _MODE_13)
+        call.al = 0x20
+
+    def _leave_graphics(self, call: Call) -> None:
+        """Let the registers be those of mode 3, if a program's or a mode's are in them."""
+        self._vbe.leave(call)
+        if call.read_bda(_MODE) == _MODE_13:
+            ports = call.host.ports
+            program(ports.write, ports.read, MODE_3)
+            colours = bytes(
+                42 * (n >> high & 1) + 21 * (n >> low & 1)
+                for n in range(64)
+                for high, low in ((2, 5), (1, 4), (0, 3))
+            )
+            self._write_colours(call, 0, colours)
+
+    @staticmethod
+    def _write_colours(call: Call, first: int, colours: bytes) -> None:
+        call.host.ports.write(0x3C8, 1, first)
+        for gun in colours:
+            call.host.ports.write(0x3C9, 1, gun)
+
+    def _palette(self, call: Call) -> None:
+        """AH=10h: AL=10h and 12h set colours of the DAC, 15h and 17h read them; the attribute
+        controller's palette is accepted and stays."""
+        ports = call.host.ports
+        where = call.linear("es", call.dx)
+        match int(call.al):
+            case 0x10:
+                self._write_colours(call, call.bl, bytes((call.dh, call.ch, call.cl)))
+            case 0x12:
+                count = 3 * min(call.cx, 256)
+                self._write_colours(call, call.bl, call.memory.read_block(where, count))
+            case 0x15:
+                ports.write(0x3C7, 1, call.bl)
+                call.dh, call.ch, call.cl = (ports.read(0x3C9, 1) for _ in range(3))
+            case 0x17:
+                ports.write(0x3C7, 1, call.bl)
+                colours = bytes(ports.read(0x3C9, 1) for _ in range(3 * min(call.cx, 256)))
+                call.memory.write_block(where, colours, "device")
 
     def _set_shape(self, call: Call) -> None:
         call.write_bda(_SHAPE, call.cx, 2)
