@@ -60,7 +60,7 @@ from emu.errors import NotSavableError, StateError, UsageError
 from emu.ports import IrqLine, PortBus, Stop, TextSink, fan_out, nowhere
 from emu.savable import Savable, State
 from emu.state import CpuState
-from mmu.memory import Memory
+from mmu.memory import Memory, Slot
 
 __all__ = ["MIN_MEMORY", "Board", "BoardOptions", "add_memory"]
 
@@ -81,7 +81,8 @@ class BoardOptions:
     images in CD-ROM drives, `floppies` by
     number, which the firmware alone can reach: there is no controller; `fw_cfg` files by name;
     `test_device` adds QEMU's pc-testdev. `foreign_power` is whether there is Bochs' power-off port,
-    0x8900, which QEMU's pc does not have. `reserved` is RAM that firmware keeps.
+    0x8900, which QEMU's pc does not have. `reserved` is RAM that firmware keeps,
+    `framebuffer` the video memory, for an engine that cannot have it later.
     """
 
     serial: Sequence[TextSink | None] = (None,)
@@ -97,6 +98,7 @@ class BoardOptions:
     hpet: bool = True
     foreign_power: bool = True
     reserved: Sequence[tuple[int, int, int]] = ()
+    framebuffer: Slot | None = None
     extra: list[Callable[[Board], None]] = field(default_factory=list)
 
 
@@ -344,7 +346,7 @@ class Board(Savable):
         functions[2, 0] = vga = VgaFunction()
         self.pci = self._name("pci", PciHost(functions, reset))
         self.ports.add(0xCF8, 0xCFF, self.pci, width=4)
-        self.display = self._name("display", BochsDisplay(self.memory, vga))
+        self.display = self._name("display", BochsDisplay(self.memory, vga, options.framebuffer))
         self.ports.add(*self.display.PORTS, self.display, width=2)
         self.screen.display = self.display
 

@@ -41,6 +41,7 @@ from emu.debug.sanitizer import TlbCheck
 from emu.debug.symbols import KernelSymbols
 from emu.devices.apic_bus import DeliveryMode
 from emu.devices.atapi import Image
+from emu.devices.bochs_vbe import FRAMEBUFFER, VIDEO_MEMORY
 from emu.devices.disk import Disk
 from emu.errors import KernelError, UsageError
 from emu.observe import MachineObserver, Observation
@@ -149,6 +150,8 @@ class Machine:
         self._bios = Bios(self._tables.rom, self._tables.reserved, warn)
         self._bios.install(self.guest_memory)
         self._is_audited = bool(audit)
+        if mmu == "native":  # its holes are mapped once and for all
+            options.framebuffer = self.guest_memory.add_ram(FRAMEBUFFER, VIDEO_MEMORY, "video")
         if tlb_check != "off" or tlb:
             if mmu not in ("shadow", "tlbcheck"):
                 raise UsageError(f"the TLB sanitizer is an MMU of its own: leave out --mmu {mmu}")

@@ -90,13 +90,15 @@ class BochsDisplay(Savable):
 
     PORTS: ClassVar = (0x1CE, 0x1D0)  # a word at 0x1cf ends in 0x1d0
 
-    def __init__(self, memory: Memory, function: VgaFunction) -> None:
-        """Let the framebuffer appear in `memory` at the address of `function`."""
+    def __init__(self, memory: Memory, function: VgaFunction, fixed: Slot | None = None) -> None:
+        """Let the framebuffer appear in `memory` at the address of `function`; if `fixed`, it is
+        that slot and stays there."""
         self._memory = memory
         self._function = function
         function.display = self
         self._log = LogOnce("vbe")
-        self._slot: Slot | None = None
+        self._slot = fixed
+        self._is_fixed = fixed is not None
         self.state = DispiState()
 
     def reset(self) -> None:
@@ -113,7 +115,7 @@ class BochsDisplay(Savable):
         self.state, is_there = self._parts_of(state, dispi=DispiState, is_there=bool)
         if is_there:
             self._appear()
-        elif self._slot is not None:
+        elif self._slot is not None and not self._is_fixed:
             self._memory.remove(self._slot)
             self._slot = None
 
@@ -121,7 +123,7 @@ class BochsDisplay(Savable):
 
     def place(self) -> None:
         """Move the framebuffer, if it is memory, to where BAR 0 says."""
-        if self._slot is None or self._slot.gpa == self._function.base:
+        if self._slot is None or self._is_fixed or self._slot.gpa == self._function.base:
             return
         try:
             self._memory.move(self._slot, self._function.base)

@@ -226,3 +226,27 @@ class TestPictures:
             image = m.screen.image
         assert (image.width, image.height) == (640, 400)
         assert image.rgb[: 3 * 9] == b"\xff" * 24 + b"\0\0\0"
+
+
+@pytest.mark.parametrize("mmu", ["shadow", "uncached"])
+@pytest.mark.parametrize("jit", ["auto", "off"])
+def test_a_guest_that_moves_the_framebuffer_under_its_stores(mmu, jit):
+    """BAR 0 goes round through all of its values, with a store to each, RAM and devices too."""
+    code = bytes.fromhex(
+        "fa 0f0116707c 0f20c0 0c01 0f22c0 ea137c0800"  # cli; lgdt [7c70h]; CR0.PE; jmp 8:7c13h
+        "b810000000 8ed8"  # ds = 10h, flat
+        "31db"  # ebx = 0
+        "b810100080 66baf80c ef 89d8 66bafc0c ef"  # BAR 0 = ebx
+        "8903 81c300000001 75e6"  # [ebx] = eax; next; again
+        "b010 e6f4 f4"
+    )
+    sector = bytearray(code.ljust(510, b"\0") + b"\x55\xaa")
+    sector[0x80:0x98] = struct.pack("<3Q", 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF)
+    sector[0x70:0x76] = struct.pack("<HI", 23, 0x7C80)
+    with Machine(bytes(sector), mmu=mmu, jit=jit, memory=32 << 20) as m:
+        for index, value in ((X, 320), (Y, 200), (BPP, 32), (ENABLE, 0x41)):
+            m.ports.write(0x1CE, 2, index)
+            m.ports.write(0x1CF, 2, value)
+        outcome = m.run(timeout=60)
+        assert outcome.guest_code == 0x10, outcome
+        assert len([s for s in m.guest_memory.slots() if s.purpose == "video"]) == 1
