@@ -34,11 +34,13 @@ FLOORS = (
     ("emu.jit", "emu.objects", "emu.devices", "emu.boot", "emu.debug"),
     ("emu.schedule", "emu.board", "emu.tables", "emu.views", "emu.report", "emu.reset"),
     ("emu.observe",),
+    ("emu.debug.control", "emu.debug.endpoint", "emu.debug.gdb", "emu.debug.monitor"),
     ("emu.machine",),
     ("emu.bench", "emu.cli", "emu.fuzz", "emu.kernels"),
 )
 # Arrows that lead up for type checking alone. Let no more come: take what is used, not who has it.
 UPWARD = {("emu.debug.sanitizer", "emu.machine"), ("emu.debug.target", "emu.machine")}
+UPWARD |= {(f"emu.debug.{name}", "emu.machine") for name in ("gdb.adapter", "gdb.maps", "monitor")}
 
 # Where a circle still stands, by the package that all of it lies in.
 KNOTS = ("emu.cpu", "emu.devices", "emu.boot", "emu.bench", "emu.fuzz")

@@ -46,6 +46,13 @@ where output goes
   --screenshot FILE.png   the screen when the run ends, as pixels
   --summary               what the shadow page cache did, as a table
 
+debugging
+  -s                      let gdb connect: -gdb tcp::1234
+  -gdb WHERE              the same at tcp:HOST:PORT (loopback if no HOST), unix:PATH or stdio
+  -S                      do not run before a debugger says so
+  --gdb-arch NAME         follow (default: the mode that the processor is in), x86-64, i386, i8086
+  --gdb-maps              `info proc mappings` shows the page tables: gdb takes the guest for Linux
+
 how to boot
   --format FORMAT         auto (default), multiboot, multiboot2, linux, linux16 (by its real-mode
                           part), bootsector, cd (El Torito), flat32, flat16

@@ -111,6 +111,10 @@ class RunOptions:
     clock: str = "auto"
     jit: str = "auto"
     shadow_policy: str = ""
+    stopped: bool = False
+    gdb: list[str] = field(default_factory=list)
+    gdb_arch: str = "follow"
+    gdb_maps: bool = False
     tlb_check: str = "off"
     tlb: str = ""
     tlb_obligations: bool = False

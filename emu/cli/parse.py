@@ -33,6 +33,7 @@ from emu.cli.plugs import (
     character_device,
     insert_disk,
 )
+from emu.debug.endpoint import parse_endpoint
 from emu.errors import UsageError
 
 __all__ = ["MAX_CPUS", "TAKES_VALUE", "parse_run"]
@@ -133,6 +134,12 @@ def _monitor(options: RunOptions, value: str) -> None:
         _warn_once(options, "-monitor is passed over: there is no monitor")
 
 
+def _gdb(options: RunOptions, value: str) -> None:
+    if value != "none":
+        parse_endpoint(value, "-gdb")
+        options.gdb.append(value)
+
+
 def _vga(options: RunOptions, value: str) -> None:
     if value != "std":
         _warn_once(options, f"-vga {value} is passed over: the graphics card is a standard VGA")
@@ -208,7 +215,7 @@ def _attribute(name: str, convert: Callable[[str, str], object] | None = None,
 def _choice(name: str, choices: tuple[str, ...]) -> _Setter:
     def put(options: RunOptions, value: str) -> None:
         if value not in choices:
-            raise UsageError(f"--{name} {value}: one of {', '.join(choices)}")
+            raise UsageError(f"--{name.replace('_', '-')} {value}: one of {', '.join(choices)}")
         setattr(options, name, value)
 
     return put
@@ -229,6 +236,8 @@ _VALUES: dict[str, _Setter] = {
     "display": _display,
     "fw_cfg": _fw_cfg,
     "monitor": _monitor,
+    "gdb": _gdb,
+    "gdb-arch": _choice("gdb_arch", ("follow", "x86-64", "i386", "i8086")),
     "global": _global,
     "net": _network,
     "nic": _nic,
@@ -254,6 +263,8 @@ _VALUES: dict[str, _Setter] = {
     "screenshot": _attribute("screenshot"),
 }
 _FLAGS: dict[str, str] = {
+    "S": "stopped",
+    "gdb-maps": "gdb_maps",
     "nodefaults": "no_defaults",
     "no-fd-bootchk": "boots_any_floppy",
     "snapshot": "snapshot",
@@ -275,6 +286,7 @@ TAKES_VALUE = {
             "curses",
             "no-reboot",
             "no-hpet",
+            "s",
             "h",
             "help",
             "version",
@@ -317,6 +329,8 @@ def parse_run(words: Sequence[str], *, for_qemu: bool = False) -> RunOptions:
             nographic = True
         elif name == "no-reboot":
             options.reboot = False
+        elif name == "s":
+            options.gdb.append("tcp::1234")
         elif name == "no-hpet":
             options.hpet = False
         elif name == "curses":
@@ -359,6 +373,9 @@ def _second_pass(options: RunOptions, later: Sequence[tuple[str, str]], chardevs
 
 def _defaults(options: RunOptions, nographic: bool) -> None:
     """Fill in what was not said."""
+    if "stdio" in options.gdb:  # it has standard output for itself
+        options.serial = [where for where in options.serial if where != "stdio"] or ["null"]
+        options.display = "none"
     if nographic:
         options.display = options.display or "none"
     if options.display is None:

@@ -29,6 +29,7 @@ from emu.outcome import Kind, Outcome
 
 if TYPE_CHECKING:
     from emu.cli.display import ScreenThread
+    from emu.debug.control import Control
     from emu.machine import Machine
 
 __all__ = ["HELP_WORDS", "Session", "command", "qemu_command", "set_up_logging", "warn_all"]
@@ -132,6 +133,7 @@ class Session:
         self.kernel: Kernel = find_kernel(options)
         self.outputs = Outputs(self._stop)
         self._machine: Machine | None = None
+        self._control: Control | None = None
         self._tail = Tail(self.outputs.sink(options.serial[0]))
         serial = [self._tail, *(self.outputs.sink(where) for where in options.serial[1:])]
         debugcon = [(port, self.outputs.sink(where)) for port, where in options.debugcon]
@@ -158,7 +160,9 @@ class Session:
         say(f"warning: {text}")
 
     def _stop(self) -> None:
-        if self._machine is not None:
+        if self._control is not None:
+            self._control.quit()
+        elif self._machine is not None:
             self._machine.pause()
 
     # --- The run ----------------------------------------------------------------------------------
@@ -166,10 +170,25 @@ class Session:
     def run(self) -> Outcome:
         """Run until something ends it."""
         options = self.options
+        if options.gdb or options.stopped:
+            return self._run_debugged()
         with self._signals(), self._input(), self._screen():
             return self.machine.run(
                 timeout=options.timeout, max_insns=options.max_insns, until=options.until
             )
+
+    def _run_debugged(self) -> Outcome:
+        """Run as debuggers say."""
+        from emu.cli.debugger import Debugging
+
+        with (
+            Debugging(self.machine, self.options, self.kernel.path) as debugging,
+            self._signals(),
+            self._input(),
+            self._screen(),
+        ):
+            self._control = debugging.control
+            return debugging.control.run()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -42,7 +42,6 @@ _SPEED = "about the host's speed"
 _SOUND = "there is no sound card"
 _NETWORK = "there is no network card"
 _MONITOR = "there is no monitor"
-_GDB = "there is no debugger port"
 _SMBIOS = "there are no SMBIOS tables"
 _9P = "there is no shared folder"
 _XEN = "Xen is not the host here"
@@ -137,10 +136,10 @@ OPTIONS: dict[str, Row] = {
     "pidfile": Row(_VALUE, WARNS, "no file is written"),
     "singlestep": Row(_FLAG, SILENT, _SPEED),
     "preconfig": Row(_FLAG, REFUSED, _STOPPED),
-    "S": Row(_FLAG, REFUSED, _STOPPED),
+    "S": Row(_FLAG, DONE),
     "overcommit": Row(_VALUE, SILENT, _HOST),
-    "gdb": Row(_VALUE, WARNS, _GDB),
-    "s": Row(_FLAG, WARNS, _GDB),
+    "gdb": Row(_VALUE, DONE),
+    "s": Row(_FLAG, DONE),
     "d": Row(_VALUE, DONE),
     "D": Row(_VALUE, DONE),
     "dfilter": Row(_VALUE, WARNS, "-d logs all addresses"),

@@ -714,7 +714,7 @@ def test_power_off_is_said_under_qemus_name_too(program, capfd):
 
 
 def test_a_processor_that_is_to_stand_still_does_not_run_away(program, capfd):
-    assert main(program(TALK, "-S")) == 2
+    assert main(program(TALK, "-S", "--timeout", "0.5")) == 124
     out, err = capfd.readouterr()
     assert (out, one_line(err)) == ("", True)
 
