@@ -477,6 +477,12 @@ class Machine:
         vcpu = self.scheduler.current if cpu is None else self.cpus[cpu]
         return walk(self.guest_memory, vcpu.context(), gva, access)
 
+    def monitor(self, line: str) -> str:
+        """Return what a command of the monitor says, as `info mem`; `help` lists them."""
+        from emu.debug.monitor import Monitor
+
+        return Monitor(self, cpu=self.scheduler.current.index).execute(line)
+
     def code(self, size: int, cpu: int | None = None) -> bytes:
         """Return up to `size` code bytes at CS:RIP, fewer where a page is missing. No effect."""
         vcpu = self.scheduler.current if cpu is None else self.cpus[cpu]

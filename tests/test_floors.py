@@ -34,7 +34,13 @@ FLOORS = (
     ("emu.jit", "emu.objects", "emu.devices", "emu.boot", "emu.debug"),
     ("emu.schedule", "emu.board", "emu.tables", "emu.views", "emu.report", "emu.reset"),
     ("emu.observe",),
-    ("emu.debug.control", "emu.debug.endpoint", "emu.debug.gdb", "emu.debug.monitor"),
+    (
+        "emu.debug.console",
+        "emu.debug.control",
+        "emu.debug.endpoint",
+        "emu.debug.gdb",
+        "emu.debug.monitor",
+    ),
     ("emu.machine",),
     ("emu.bench", "emu.cli", "emu.fuzz", "emu.kernels"),
 )

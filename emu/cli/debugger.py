@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from emu.cli import say
 from emu.cli.options import RunOptions
+from emu.debug.console import Console
 from emu.debug.control import Control
 from emu.debug.endpoint import Server, parse_endpoint
 from emu.debug.gdb.adapter import MachineTarget
 from emu.debug.gdb.maps import maps_text
 from emu.debug.gdb.protocol import frame
 from emu.debug.gdb.session import Session, SessionOptions
+from emu.debug.monitor import Monitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +54,8 @@ class Debugging:
         try:
             for where in options.gdb:
                 self._listen(where)
+            for where in options.monitors:
+                self._listen_for_persons(where)
         except BaseException:
             self._close()
             raise
@@ -63,12 +67,21 @@ class Debugging:
         if endpoint.kind != "stdio":
             say(f"gdb may connect to {server.endpoint}")
 
+    def _listen_for_persons(self, where: str) -> None:
+        endpoint = parse_endpoint(where, "-monitor")
+        busy = b"another monitor is connected\n"
+        server = Server(endpoint, self.control, self._console, refusal=busy, what="-monitor")
+        self._servers.append(server)
+        if endpoint.kind != "stdio":
+            say(f"the monitor is at {server.endpoint}")
+
+    def _console(self, send: Callable[[bytes], None]) -> Console:
+        return Console(Monitor(self._machine, self.control), send)
+
     def _connect(self, send: Callable[[bytes], None]) -> Session:
         return Session(self._target, self.control, send, self._session_options)
 
     def _monitor(self, command: str, cpu: int) -> str:
-        from emu.debug.monitor import Monitor
-
         return Monitor(self._machine, self.control, cpu).execute(command)
 
     def _close(self) -> None:

@@ -50,6 +50,7 @@ debugging
   -s                      let gdb connect: -gdb tcp::1234
   -gdb WHERE              the same at tcp:HOST:PORT (loopback if no HOST), unix:PATH or stdio
   -S                      do not run before a debugger says so
+  -monitor WHERE          QEMU's monitor commands at tcp:HOST:PORT, unix:PATH or stdio
   --gdb-arch NAME         follow (default: the mode that the processor is in), x86-64, i386, i8086
   --gdb-maps              `info proc mappings` shows the page tables: gdb takes the guest for Linux
 

@@ -113,6 +113,7 @@ class RunOptions:
     shadow_policy: str = ""
     stopped: bool = False
     gdb: list[str] = field(default_factory=list)
+    monitors: list[str] = field(default_factory=list)
     gdb_arch: str = "follow"
     gdb_maps: bool = False
     tlb_check: str = "off"

@@ -33,7 +33,6 @@ from emu.cli.plugs import (
     character_device,
     insert_disk,
 )
-from emu.debug.endpoint import parse_endpoint
 from emu.errors import UsageError
 
 __all__ = ["MAX_CPUS", "TAKES_VALUE", "parse_run"]
@@ -131,12 +130,19 @@ def _fw_cfg(options: RunOptions, value: str) -> None:
 
 def _monitor(options: RunOptions, value: str) -> None:
     if value not in ("none", "null", "vc", "/dev/null"):
-        _warn_once(options, "-monitor is passed over: there is no monitor")
+        _check_endpoint(value, "-monitor")
+        options.monitors.append(value)
+
+
+def _check_endpoint(value: str, option: str) -> None:
+    from emu.debug.endpoint import parse_endpoint
+
+    parse_endpoint(value, option)
 
 
 def _gdb(options: RunOptions, value: str) -> None:
     if value != "none":
-        parse_endpoint(value, "-gdb")
+        _check_endpoint(value, "-gdb")
         options.gdb.append(value)
 
 
@@ -373,6 +379,8 @@ def _second_pass(options: RunOptions, later: Sequence[tuple[str, str]], chardevs
 
 def _defaults(options: RunOptions, nographic: bool) -> None:
     """Fill in what was not said."""
+    if "stdio" in options.monitors and not options.gdb:
+        options.display = "none"
     if "stdio" in options.gdb:  # it has standard output for itself
         options.serial = [where for where in options.serial if where != "stdio"] or ["null"]
         options.display = "none"

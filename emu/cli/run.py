@@ -170,7 +170,7 @@ class Session:
     def run(self) -> Outcome:
         """Run until something ends it."""
         options = self.options
-        if options.gdb or options.stopped:
+        if options.gdb or options.monitors or options.stopped:
             return self._run_debugged()
         with self._signals(), self._input(), self._screen():
             return self.machine.run(
@@ -213,6 +213,8 @@ class Session:
         """Hand what comes on standard input to the serial port or to the keyboard."""
         options = self.options
         descriptor = stdin_descriptor()
+        if "stdio" in options.monitors:
+            descriptor = None
         if descriptor is None or not ("stdio" in options.serial or options.display != "none"):
             yield
             return

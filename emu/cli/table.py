@@ -128,7 +128,7 @@ OPTIONS: dict[str, Row] = {
     "fw_cfg": Row(_VALUE, DONE),
     "serial": Row(_VALUE, DONE),
     "parallel": Row(_VALUE, DONE, "none and null; others warn: there is no parallel port"),
-    "monitor": Row(_VALUE, DONE, "none, null and vc; others warn: there is no monitor"),
+    "monitor": Row(_VALUE, DONE, "none, null and vc: no monitor"),
     "qmp": Row(_VALUE, WARNS, _MONITOR),
     "qmp-pretty": Row(_VALUE, WARNS, _MONITOR),
     "mon": Row(_VALUE, WARNS, _MONITOR),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from emu.debug.console import PROMPT, Console
 from emu.debug.monitor import COMMANDS, Monitor
 from emu.machine import Machine
 from guests import load
@@ -79,6 +80,15 @@ def test_every_command_says_something_of_nonsense_and_nothing_breaks(monitor):
 @pytest.mark.parametrize("command", ["stop", "cont", "quit"])
 def test_who_does_not_run_the_machine_cannot_stop_it(monitor, command):
     assert monitor.execute(command).startswith("nobody controls")
+
+
+def test_a_console_takes_lines_in_pieces(machine):
+    sent = bytearray()
+    console = Console(Monitor(machine), sent.extend)
+    console.receive(b"p/d 1")
+    console.receive(b"+1\n" + b"x" * 10_000)
+    assert bytes(sent) == PROMPT + b"2\n" + PROMPT
+    assert machine.monitor("p/d 2+2") == "4"
 
 
 def test_a_look_changes_nothing(machine, monitor):
