@@ -52,6 +52,11 @@ class Guest:
         return _HERE / "src" / f"{self.name}.asm"
 
     @property
+    def root(self) -> Path:
+        """The folder that the source's includes are named from."""
+        return self.source.parent
+
+    @property
     def expected(self) -> str:
         """What it prints over COM1, newline at every line's end."""
         return (_HERE / "expected" / f"{self.name}.txt").read_text(encoding="ascii")

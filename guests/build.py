@@ -15,13 +15,14 @@ from guests import GUESTS, Guest
 from guests.asm import AssemblyError, Image, assemble, elf32
 from guests.bench import BENCH_GUESTS
 from guests.encoder import keystone_problem
+from guests.tlb import TLB_GUESTS
 
-EVERYTHING: dict[str, Guest] = {**GUESTS, **BENCH_GUESTS}
+EVERYTHING: dict[str, Guest] = {**GUESTS, **BENCH_GUESTS, **TLB_GUESTS}
 
 
 def image_bytes(guest: Guest) -> tuple[bytes, Image]:
     """The file that ``guest``'s source assembles to. Raises AssemblyError."""
-    image = assemble(guest.source, guest.source.parent)
+    image = assemble(guest.source, guest.root)
     return (elf32(image) if guest.path.suffix == ".elf" else image.data), image
 
 
