@@ -27,6 +27,7 @@ from emu.cpu.points import Hit
 from emu.cpu.slice import Exit
 from emu.cpu.vcpu import Vcpu
 from emu.outcome import Kind, Position, Stop
+from emu.savable import Savable, State
 
 __all__ = ["DEFAULT_QUANTUM", "Scheduler"]
 
@@ -50,7 +51,7 @@ class Inbox(Protocol):
         """Wait at most so long in host time, or for ever, and return the ns that have passed."""
 
 
-class Scheduler:
+class Scheduler(Savable):
     """Runs the vCPUs of one machine against its clock."""
 
     def __init__(self, cpus: Sequence[Vcpu], clock: Clock, quantum: int = DEFAULT_QUANTUM) -> None:
@@ -108,6 +109,43 @@ class Scheduler:
         self._close_slice()
         self._next = 0
         self.current = self._cpus[0]
+
+    # --- Saving ---------------------------------------------------------------------------------
+
+    def save(self) -> State:
+        """Return whose turn it is, and how far. The vCPUs save their slices themselves."""
+        return self._make_state(
+            next=self._next,
+            awake=self._awake,
+            credit=self._credit,
+            current=self.current.index,
+            slice_start=self._slice_start,
+            executed_before=self._executed_before,
+            is_open=self._is_open,
+        )
+
+    def load(self, state: State) -> None:
+        """Take a saved state, after the clock and the vCPUs have taken theirs."""
+        (
+            self._next,
+            self._awake,
+            self._credit,
+            current,
+            self._slice_start,
+            self._executed_before,
+            self._is_open,
+        ) = self._parts_of(
+            state,
+            next=int,
+            awake=int,
+            credit=int,
+            current=int,
+            slice_start=int,
+            executed_before=int,
+            is_open=bool,
+        )
+        self.current = self._cpus[current]
+        self._ending = self._interrupt = self._hit = None
 
     @property
     def executed(self) -> int:

@@ -16,12 +16,11 @@ from .test_pdptes import EDIT, LOOK, OLD, pae
 
 def save(machine):
     """All parts' states, and RAM."""
-    scheduler = machine.scheduler
     return {
         "clock": machine.clock.save(),
         "cpus": [cpu.save() for cpu in machine.cpus],
         "board": machine.board.save(),
-        "turn": (scheduler._next, scheduler._awake, scheduler._credit, scheduler.current.index),
+        "turn": machine.scheduler.save(),
         "ram": [bytes(slot.view) for slot in machine.guest_memory.slots() if slot.kind == "ram"],
     }
 
@@ -36,9 +35,7 @@ def restore(machine, state):
     for cpu, saved in zip(machine.cpus, state["cpus"], strict=True):
         cpu.load(saved)
     machine.board.load(state["board"])
-    scheduler = machine.scheduler
-    scheduler._next, scheduler._awake, scheduler._credit, current = state["turn"]
-    scheduler.current = machine.cpus[current]
+    machine.scheduler.load(state["turn"])
 
 
 def parts(state):
