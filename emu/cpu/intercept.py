@@ -406,6 +406,9 @@ class Intercepts:
         cpu.regs.rip = rip if d[H.HFLAGS_D] & H.HF_CS64 else rip & 0xFFFF_FFFF
         d[H.EFLAGS_D] &= ~EFLAGS_RF
         d[H.HFLAGS_D] &= ~H.HF_INHIBIT_IRQ
+        # The engine looks at requests before it looks at an order to stop: what waits is delivered
+        # on the way out.
+        cpu.wakes_at_once = cpu.can_wake
         cpu.slice.pause()
 
     def _pause(self) -> None:

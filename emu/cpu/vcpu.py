@@ -119,6 +119,8 @@ class Vcpu(Savable):
         self.memory = memory
         self.now = now
         self.halted = False
+        self.wakes_at_once = False
+        """Whether an interrupt or NMI was waiting at the HLT that was executed just now."""
         self.shut_down = False
         self.waits_for_sipi = False
         self.is_alone = cpus == 1
@@ -478,5 +480,7 @@ class Vcpu(Savable):
             self.debug.single_step()  # HLT is over at once then (SDM 3B 17.3.1.4)
             return Exit.SHUTDOWN if self.shut_down else Exit.BUDGET
         if not over:
-            self.halted = not self.can_wake
+            # An event that waited at the HLT may have been delivered since, and nothing waits now.
+            self.halted = not (self.wakes_at_once or self.can_wake)
+            self.wakes_at_once = False
         return Exit.HALT if self.halted else Exit.BUDGET

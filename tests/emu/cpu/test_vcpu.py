@@ -153,6 +153,13 @@ def test_window_opens_at_the_right_instruction(rig: Rig, name: str, at: int) -> 
     assert rig.events == [(0x40, at)]
 
 
+def test_an_interrupt_that_waits_at_a_hlt_ends_it_at_once(rig: Rig) -> None:
+    rig.protected("sti hlt", handler="90cf")
+    rig.interrupts.raise_()
+    assert rig.run() is Exit.BUDGET
+    assert not rig.cpu.halted
+
+
 def test_interrupt_raised_by_out_comes_behind_it(rig: Rig) -> None:
     rig.protected("out dword")
     rig.regs.rflags = 0x202
