@@ -7,13 +7,15 @@ VEX     of anything but BMI1 and BMI2 that CPUID shows: the processor has no AVX
         translator decodes the legacy opcode behind the prefix.
 C6, C7  with ModRM.reg other than 0: XABORT and XBEGIN without RTM, which it takes for MOV.
 8F      with ModRM.reg other than 0: XOP, which it takes for POP.
+0F      vector instructions that name a register and are given memory (shifts by an immediate,
+        MOVMSKPS, MOVQ2DQ, MOVDQ2Q), VMREAD and SSE4A: it gets their length wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from emu.cpu.encoding import LONGEST, Encoding, decode, prefixes_of
+from emu.cpu.encoding import LONGEST, Encoding, Prefixes, decode, prefixes_of
 
 __all__ = ["is_forbidden", "is_suspect"]
 
@@ -34,7 +36,9 @@ _LOCKABLE_1 = {
 
 _PREFIXES = b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3" + bytes(range(0x40, 0x50))
 _SUSPECT = frozenset(_PREFIXES + b"\x0f\xc4\xc5\xc6\xc7\x8f")
-_VECTOR_SHIFTS = frozenset(b"\x71\x72\x73")  # behind 0F
+_REGISTER_ONLY = frozenset(b"\x50\x71\x72\x73\x78\xd6")  # after 0F, D6 with F2 or F3 alone
+_VMREAD = 0x78
+_MOVQ2DQ = 0xD6
 _GROUPS = frozenset(b"\xc6\xc7\x8f")
 _VEX = frozenset(b"\xc4\xc5")
 
@@ -72,7 +76,7 @@ def is_forbidden(
         return None
     opcode = code[at]
     if opcode == 0x0F and not prefixes.lock:
-        return _is_shift_of_memory(code[at + 1 : min(at + 3, LONGEST)])
+        return _is_bad_vector(code[at + 1 : min(at + 3, LONGEST)], prefixes)
     if not prefixes.lock and opcode not in _GROUPS and opcode not in _VEX:
         return False
     if opcode in _VEX and bits != 64:
@@ -93,11 +97,15 @@ def is_forbidden(
     return prefixes.lock and not _may_be_locked(found, reg)
 
 
-def _is_shift_of_memory(code: bytes) -> bool | None:
-    """Return whether these two bytes behind 0F are a vector shift of memory; None if they are too
-    few to know."""
-    if code and code[0] not in _VECTOR_SHIFTS:
+def _is_bad_vector(code: bytes, prefixes: Prefixes) -> bool | None:
+    """Return whether these two bytes after 0F are a vector instruction that takes no memory and is
+    given some, or VMREAD; None if they are too few to know."""
+    if code and code[0] not in _REGISTER_ONLY:
         return False
+    if code and code[0] == _MOVQ2DQ and not prefixes.rep:
+        return False  # MOVQ to memory
+    if code and code[0] == _VMREAD:
+        return True  # with 66 or F2, EXTRQ and INSERTQ of SSE4A, which is not offered either
     return code[1] < 0xC0 if len(code) == 2 else None
 
 

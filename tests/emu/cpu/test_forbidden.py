@@ -41,6 +41,13 @@ def judge(code: str, bits: int = 64, *, protected: bool = True, has=lambda name:
         pytest.param("8fc8", True, id="XOP"),
         pytest.param("0f723600", True, id="PSLLD memory"),
         pytest.param("660f72f601", False, id="PSLLD register"),
+        pytest.param("0f5007", True, id="MOVMSKPS memory"),
+        pytest.param("0f50c7", False, id="MOVMSKPS register"),
+        pytest.param("f30fd607", True, id="MOVQ2DQ memory"),
+        pytest.param("f20fd6c7", False, id="MOVDQ2Q register"),
+        pytest.param("660fd607", False, id="MOVQ memory"),
+        pytest.param("0f78c0", True, id="VMREAD"),
+        pytest.param("660f78c00102", True, id="EXTRQ"),
         pytest.param("8f07", False, id="POP"),
     ],
 )
