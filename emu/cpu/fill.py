@@ -85,6 +85,7 @@ class Fills:
         self._cpu = cpu
         self._handle = handle
         self._flush = raw.TlbFlusher(handle)
+        self._before_flush = cpu.slice.tlb.before_flush
         self._code = code
         self._mmu = cpu.mmu
         self._index = cpu.index
@@ -188,6 +189,7 @@ class Fills:
         self._linear.flush()
         left = 0 if self._cpu.hooks.is_aborting else self._fills_between_flushes
         self._left = self._state.words[_LEFT] = left
+        self._before_flush()
         self._flush()
 
     def drop_code(self, gfn: int) -> None:

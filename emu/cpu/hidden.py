@@ -148,8 +148,8 @@ class HiddenState:
         self.invalid_error = view(handle + where.uc_invalid_error, 4, "I")
         at = where.uc_no_exit_request
         self.no_exit_request = view(handle + at, 1, "B") if at >= 0 else None
-        icount = view(cpu_address + where.cpu_icount_pointer, 8, "Q")[0]
-        self.icount_high = view(icount + 2, 2, "h")
+        self.icount_address = view(cpu_address + where.cpu_icount_pointer, 8, "Q")[0]
+        self.icount_high = view(self.icount_address + 2, 2, "h")
         self.counter = where.uc_emu_counter // 8
         self.limit = where.uc_emu_count // 8
         self.invalid_addr = where.uc_invalid_addr // 8

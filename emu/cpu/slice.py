@@ -22,6 +22,7 @@ from enum import Enum
 from emu.cpu import compiled, raw
 from emu.cpu import hidden as H
 from emu.cpu.engine import Engine
+from emu.cpu.enginetlb import EngineTlb
 from emu.errors import NotSavableError
 from emu.savable import Savable, State
 
@@ -69,6 +70,7 @@ class Slice(Savable):
         self._state = engine.state_block
         self._words = engine.state_block.words
         self._counts_blocks = engine.counts_blocks
+        self.tlb = EngineTlb(hidden)
         # Counter and limit: the engine's own, or the compiled hook's.
         self._clock = (
             self._words[0:2]
@@ -312,6 +314,7 @@ class Slice(Savable):
         self._clock[0] = 0
         self._budget = budget
         self.is_open = True
+        self.tlb.begin_slice(self.executed)
 
     def run(self, cut: int | None = None) -> tuple[bool, int]:
         """Execute the open slice to its planned end: (whether the clock stopped it, uc_err).
