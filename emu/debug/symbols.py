@@ -84,6 +84,20 @@ class KernelSymbols:
                 return address + file.offset
         return None
 
+    def extent_of(self, name: str) -> tuple[int, int] | None:
+        """Return address and size in bytes of a symbol, variables included; the size is 0 where
+        the file gives none. None for an unknown name. The first call reads all symbols."""
+        for file in self._files:
+            extent = file.extents.get(name)
+            if extent is not None:
+                return extent[0] + file.offset, extent[1]
+        return None
+
+    @property
+    def bits(self) -> int:
+        """The class of the kernel's ELF file, 32 or 64; 32 without one."""
+        return 64 if self._files and self._files[0].is_64_bit else 32
+
 
 class _File:
     def __init__(self, image: bytes, offset: int) -> None:
@@ -101,6 +115,37 @@ class _File:
     @cached_property
     def by_name(self) -> dict[str, int]:
         return dict(zip(self.symbols.names, self.symbols.addresses, strict=True))
+
+    @property
+    def is_64_bit(self) -> bool:
+        return self._image[4:5] == b"\x02"
+
+    @cached_property
+    def extents(self) -> dict[str, tuple[int, int]]:
+        return _extents(self._image)
+
+
+def _extents(image: bytes) -> dict[str, tuple[int, int]]:
+    """Return address and size of each symbol of an ELF file by its name; global ones first."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import SymbolTableSection
+
+    found: dict[str, tuple[int, int]] = {}
+    try:
+        table = ELFFile(io.BytesIO(image)).get_section_by_name(".symtab")
+        if not isinstance(table, SymbolTableSection):
+            return found
+        for symbol in table.iter_symbols():
+            entry = symbol.entry
+            known = symbol.name and entry.st_info.type in ("STT_FUNC", "STT_NOTYPE", "STT_OBJECT")
+            if not known or entry.st_shndx == "SHN_UNDEF":
+                continue
+            if symbol.name not in found or entry.st_info.bind == "STB_GLOBAL":
+                found[symbol.name] = entry.st_value, entry.st_size
+    except (ELFError, ValueError, KeyError, AttributeError, OverflowError, OSError):
+        return found  # a damaged table: what was read before the damage
+    return found
 
 
 def lines(image: bytes) -> Lines:
