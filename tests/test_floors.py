@@ -43,6 +43,7 @@ FLOORS = (
     ),
     ("emu.machine",),
     ("emu.bench", "emu.cli", "emu.fuzz", "emu.kernels"),
+    ("emu.testing",),
 )
 # Arrows that lead up for type checking alone. Let no more come: take what is used, not who has it.
 UPWARD = {("emu.debug.sanitizer", "emu.machine"), ("emu.debug.target", "emu.machine")}

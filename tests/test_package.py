@@ -96,6 +96,7 @@ def test_what_is_imported_is_declared():
         "llvmlite": "numba",
         "distributed": "distributed",
         "hypothesis": "hypothesis",
+        "pytest": "pytest",
     }
     for path in SOURCES:
         for name in imports_of(path) - set(PACKAGES):

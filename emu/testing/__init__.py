@@ -12,10 +12,10 @@
     test_suite = kernel_suite("build/kernel.elf", minimum=40)   # one test per line it reports
 
 `plugin` is what pytest imports: options, fixtures, collection. `launch` turns a kernel and options
-into a machine and into the command that repeats its run. `machine` is what a test holds,
-`transcript` the text that a guest has sent, `protocols` reads test reports out of such text,
-`suite` runs a kernel for its report, and `failure` says what a person needs to know of a machine
-that did not do what it should.
+into a machine and into the command that repeats its run. `machine` is what a test holds, with
+`consoles` and `memory`; `transcript` is the text that a guest has sent. `protocols` and `tap` read
+test reports (`reports`) out of such text, `suite` runs a kernel for its report, and `failure` says
+what a person needs to know of a machine that did not do what it should.
 
 A limit is a number of guest instructions, and input arrives at a position of the run: how fast the
 host is changes no result.

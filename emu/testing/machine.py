@@ -12,9 +12,10 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from emu.outcome import Kind, Outcome, Position
+from emu.testing.consoles import Console, GuestTime, Screen, SerialLine
 from emu.testing.launch import Launch
 from emu.testing.memory import SymbolMemory
 from emu.testing.transcript import Transcript
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from emu.cpu.registers import Registers
-    from emu.machine import Machine
     from mmu.walker import Walk
 
 __all__ = ["INSNS", "PANIC", "SLICE", "Console", "HostTimeoutError", "KernelFailure",
@@ -56,61 +56,6 @@ class KernelFailure(AssertionError):
 
 class HostTimeoutError(Exception):
     """The host was too slow, whatever the guest does: no verdict about the kernel."""
-
-
-class Console:
-    """Something that the guest writes to: the debug console, or the base of the serial line."""
-
-    def __init__(self, name: str, transcript: Transcript) -> None:
-        self.name = name
-        self._transcript = transcript
-        self.matched = 0
-        """How much of `text` earlier matches have used up."""
-
-    @property
-    def text(self) -> str:
-        """All that the guest has sent, without carriage returns and colours."""
-        return self._transcript.text
-
-    @property
-    def sent(self) -> bytes:
-        """The bytes as they were sent."""
-        return bytes(self._transcript.sent)
-
-
-class SerialLine(Console):
-    """COM1: what the guest sends, and `feed`."""
-
-    def __init__(self, transcript: Transcript, machine: Machine) -> None:
-        super().__init__("serial", transcript)
-        self._machine = machine
-        self.fed: list[tuple[Position, bytes]] = []
-        """What was fed, and where in the run."""
-
-    def feed(self, data: str | bytes) -> None:
-        """Type on the serial line; the guest gets each byte when it is ready for it. Text is sent
-        as UTF-8, and a line ends as you write it, with "\\n" or "\\r"."""
-        data = data.encode() if isinstance(data, str) else data
-        self.fed.append((self._machine.position, data))
-        self._machine.serial.feed(data)
-
-
-class Screen(Console):
-    """The text screen. It is looked at as a whole, each time."""
-
-    def __init__(self, machine: Machine) -> None:
-        super().__init__("screen", Transcript())
-        self._machine = machine
-
-    @property
-    def text(self) -> str:
-        """The screen now, a line per row, without blanks at their ends and at the bottom."""
-        return "\n".join(row.rstrip() for row in self._machine.screen.text.split("\n")).rstrip()
-
-    @property
-    def sent(self) -> bytes:
-        """The screen as UTF-8."""
-        return self.text.encode()
 
 
 class KernelMachine:
@@ -152,7 +97,7 @@ class KernelMachine:
         self.screen = Screen(self.machine)
         self._calm: dict[str, int] = {}  # how far each console's text is known to hold no panic
         self._is_late = False
-        _GuestTime(self.machine)
+        GuestTime(self.machine, SLICE * NS_PER_INSN)
 
     def __enter__(self) -> KernelMachine:
         return self
@@ -243,21 +188,34 @@ class KernelMachine:
         """Run until the guest ends the run, in one of `ends`; with `code` given, by writing just
         that to port 0xf4. Any other end, a panic and the limit raise KernelFailure."""
         __tracebackhide__ = True
-        with self._host_limit():
-            within = self._budget(insns)
-            while self.outcome is None and within():
-                self._slice()
-                self._refuse(not_matching)
-            self._refuse(not_matching)
+        self.run_until(lambda: False, insns=insns, not_matching=not_matching)
         outcome = self.outcome
-        if outcome is None:
-            self._fail(f"the guest has not ended {self._limit(insns)}")
+        assert outcome is not None
         if outcome.kind not in ends or (code is not None and outcome.guest_code != code):
             wanted = f"exit with {code:#x}" if code is not None else " or ".join(
                 kind.value for kind in ends
             )  # fmt: skip
             self._fail(f"the run ended otherwise than by {wanted}: {self.ending}")
         return outcome
+
+    def run_until(
+        self,
+        done: Callable[[], bool],
+        *,
+        insns: int | None = None,
+        not_matching: str | Patterns | None = None,
+    ) -> None:
+        """Run until `done()`, asked after each slice, is true, or to the end of the run; panics
+        and the limit raise KernelFailure."""
+        __tracebackhide__ = True
+        with self._host_limit():
+            within = self._budget(insns)
+            while not done() and self.outcome is None:
+                if not within():
+                    self._fail(f"the guest has not ended {self._limit(insns)}")
+                self._slice()
+                self._refuse(not_matching)
+            self._refuse(not_matching)
 
     # --- Looking --------------------------------------------------------------------------------
 
@@ -460,37 +418,11 @@ class KernelMachine:
         raise KernelFailure(f"{text}\n{self.launch.name}: {self.ending}")
 
 
-class _GuestTime:
-    """Has a machine whose processors sleep through their ticks return once a slice's time has
-    passed: few instructions are executed then, and time passes all the same. What the scheduler
-    looks into between two slices (`emu.schedule.Inbox`), without being an event of the clock."""
-
-    is_open = False
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._next = SLICE * NS_PER_INSN
-        machine.scheduler.inbox = self
-
-    def look(self) -> None:
-        """Pause where a slice's time has passed."""
-        now = self._machine.clock.now
-        if now >= self._next:
-            self._next = now + SLICE * NS_PER_INSN
-            self._machine.pause()
-
-    def sleep(self, ns: int | None) -> int:
-        """Never called: nothing comes from outside."""
-        return ns or 0
-
-
 def _start(match: re.Match[str]) -> int:
     return match.start()
 
 
-def _span(found: object) -> tuple[int, int]:
+def _span(found: Any) -> tuple[int, int]:
     """Return where a match, or the first and last of several, begins and ends."""
-    matches = found if isinstance(found, list) else [found]
+    matches: list[re.Match[str]] = found if isinstance(found, list) else [found]
     return min(match.start() for match in matches), max(match.end() for match in matches)
-
-
