@@ -99,6 +99,9 @@ class KernelMachine:
         self._is_late = False
         GuestTime(self.machine, SLICE * NS_PER_INSN)
 
+    def __repr__(self) -> str:
+        return f"<KernelMachine {self.launch.name}: {self.ending}>"
+
     def __enter__(self) -> KernelMachine:
         return self
 
@@ -336,7 +339,8 @@ class KernelMachine:
         return lambda: scheduler.executed < last and clock.now < until
 
     def _limit(self, insns: int | None) -> str:
-        return f"within {self.insns if insns is None else insns:,} instructions"
+        insns = self.insns if insns is None else insns
+        return f"within {insns:,} instructions or {insns * NS_PER_INSN / 1e9:g} s of its time"
 
     def _goes_on(self) -> bool:
         """Return whether a machine that stands still may go on: it was idle, and has got input."""

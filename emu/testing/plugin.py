@@ -6,7 +6,7 @@ Imported by pytest in every run, so nothing of the emulator is imported before a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from emu.testing.suite import SuiteRun
 
 __all__ = ["KernelFactory"]
-
-KernelFactory = Callable[..., "KernelMachine"]
-"""The type of the `kernel` fixture."""
 
 _MACHINES = pytest.StashKey[list["KernelMachine"]]()
 _RUN = "(run)"
@@ -66,23 +63,40 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[KernelFactory]:
     m.screen.text; m.memory["variable"]; m.walk("symbol"), m.rights("symbol"); m.regs;
     m.machine is the emu.machine.Machine. See emu.testing.machine.KernelMachine.
     """
-    machines = request.node.stash.setdefault(_MACHINES, [])
+    factory = KernelFactory(request.config, request.node.stash.setdefault(_MACHINES, []))
+    yield factory
+    factory.close()
 
-    def boot(
+
+class KernelFactory:
+    """The type of the `kernel` fixture, for annotations: call it to boot a kernel."""
+
+    def __init__(self, config: pytest.Config, machines: list[KernelMachine]) -> None:
+        self._config = config
+        self._machines = machines
+
+    def __repr__(self) -> str:
+        """Say nothing that differs between two runs: tracebacks show it."""
+        return f"<KernelFactory, {len(self._machines)} booted>"
+
+    def __call__(
+        self,
         kernel: str | Path | bytes | None = None,
         *,
         insns: int | None = None,
         panic: Sequence[str] | None = None,
         **options: Any,
     ) -> KernelMachine:
+        """Return a machine with a kernel in it; see the `kernel` fixture for the arguments."""
         __tracebackhide__ = True
-        machine = _boot(request.config, kernel, insns, panic, options)
-        machines.append(machine)
+        machine = _boot(self._config, kernel, insns, panic, options)
+        self._machines.append(machine)
         return machine
 
-    yield boot
-    for machine in machines:
-        machine.machine.close()
+    def close(self) -> None:
+        """Close all machines."""
+        for machine in self._machines:
+            machine.machine.close()
 
 
 def _boot(
@@ -274,6 +288,8 @@ def pytest_runtest_makereport(
             parts = failure.sections(machine)
             which = f" ({number + 1} of {len(machines)})" if len(machines) > 1 else ""
             if report.failed:
+                command = machine.launch.command(machine.position)
+                item.user_properties.append(("shadowcorn" + which, command))  # for junit.xml
                 report.sections += [(title + which, text) for title, text in parts]
             if wants:
                 name = item.nodeid + (f"-{number + 1}" if which else "")

@@ -18,7 +18,7 @@ FAIL = "b011 e6f4 f4"
 CRASH = "0f0b"  # ud2, without an IDT
 HANG = "ebfe"  # jmp $
 HALT = "fa f4"  # cli; hlt
-ECHO = "66bafd03 ec a801 74fb 66baf803 ec ee ebf2"  # what comes over the serial line goes back
+ECHO = "66bafd03 ec a801 74fb 66baf803 ec ee ebef"  # what comes over the serial line goes back
 
 
 def talker(text: str | bytes, end: str = EXIT, port: int = 0x3F8) -> bytes:

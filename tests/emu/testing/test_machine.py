@@ -13,9 +13,6 @@ from emu.testing.launch import Launch, option_words
 from emu.testing.machine import SLICE, HostTimeoutError, KernelFailure, KernelMachine
 from tests.emu.testing.talker import CRASH, ECHO, EXIT, FAIL, FLAT, HALT, HANG, talker
 
-# Prints a dot, ticks by the 8254 (IRQ 0, mode 2, 65536), and sleeps again and again.
-TICKS = "e8 00000000"
-
 
 def boot(image, *words, **options):
     return KernelMachine(Launch(image, (*FLAT, *words)), **options)
@@ -31,7 +28,7 @@ def test_matches_come_one_after_the_other():
 
 def test_a_number_is_not_taken_before_it_is_whole():
     """Between the digits the guest works for several slices."""
-    delay = "b9 %s e2fe" % (2 * SLICE).to_bytes(4, "little").hex()
+    delay = f"b9 {(2 * SLICE).to_bytes(4, 'little').hex()} e2fe"  # mov ecx, ...; loop $
     more = "b033 ee b033 ee b00a ee"
     with boot(talker("value 1", f"{more} {delay} {EXIT}")) as m:
         assert m.expect(r"value (\d+)")[1] == "133"
@@ -77,9 +74,6 @@ def test_the_limit_is_the_guests():
 
 def test_a_sleeping_kernel_reaches_its_limit_too():
     """`sti; hlt` for ever, woken by a timer: few instructions, much time."""
-    from guests.asm import assemble
-
-    del assemble
     with KernelMachine(Launch("guest:hello")) as m:
         clock = m.machine.clock
         seen = []
@@ -128,12 +122,12 @@ def test_a_panic_may_be_what_a_test_waits_for():
 
 
 def test_patterns_of_ones_own():
-    with boot(talker("up\noh dear\n", HANG)) as m:
-        with pytest.raises(KernelFailure, match="panicked, on serial: oh dear"):
-            m.expect("done", not_matching="oh dear")
-    with boot(talker("up\noh dear\n", HANG), panic=["oh"]) as m:
-        with pytest.raises(KernelFailure, match="panicked, on serial: oh dear"):
-            m.run_to_exit()
+    words = "panicked, on serial: oh dear"
+    image = talker("up\noh dear\n", HANG)
+    with boot(image) as m, pytest.raises(KernelFailure, match=words):
+        m.expect("done", not_matching="oh dear")
+    with boot(image, panic=["oh"]) as m, pytest.raises(KernelFailure, match=words):
+        m.run_to_exit()
 
 
 @pytest.mark.parametrize(
@@ -201,7 +195,7 @@ def test_memory_by_the_names_of_variables(tmp_path):
         newline="\n",
     )
     words = "gcc -m32 -ffreestanding -fno-pic -nostdlib -static -O1 -Wl,-Ttext=0x100000"
-    words += " -Wl,--build-id=none -Wl,-z,norelro -o k.elf k.c"
+    words += " -Wl,--build-id=none -Wl,-n -o k.elf k.c"
     built = subprocess.run(words.split(), cwd=tmp_path, capture_output=True, text=True)
     if built.returncode:
         pytest.skip("gcc builds nothing for i386 here")
