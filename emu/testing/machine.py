@@ -310,7 +310,7 @@ class KernelMachine:
                     start, end = _span(found)
                     may_grow = grows and not is_screen and end == len(text) and text != before
                     if not may_grow or self.outcome is not None:
-                        if bad is None or (bad[0] is console and start <= bad[1].start()):
+                        if bad is None or (bad[0] is console and start < bad[1].end()):
                             console.matched = end
                             self._calm[console.name] = max(self._calm.get(console.name, 0), end)
                             return found

@@ -117,8 +117,12 @@ def test_what_is_no_panic(text):
 def test_a_panic_may_be_what_a_test_waits_for():
     with boot(talker("panic: double free\n", HANG)) as m:
         m.expect("panic: double free")
+    with boot(talker("> panic: double free\n", HANG)) as m:
+        m.expect_exact("panic: double")
     with boot(talker("panic: double free\n", HANG)) as m:
         m.expect("double free", not_matching=())
+    with boot(talker("panic: double free\n", HANG)) as m, pytest.raises(KernelFailure):
+        m.expect("double free")
 
 
 def test_patterns_of_ones_own():
