@@ -50,6 +50,13 @@ def build(folder):
     assert done.returncode == 0, done.stderr
 
 
+def test_readme_shows_its_tests():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = readme.partition("### In CI")[2].partition("```python\n")[2].partition("```")[0]
+    tests = (EXAMPLE / "tests" / "test_kernel.py").read_text(encoding="utf-8")
+    assert block.strip() and block.strip() in tests
+
+
 def test_it_passes(project):
     build(project)
     done = run_pytest(project)
