@@ -8,7 +8,8 @@ VEX     of anything but BMI1 and BMI2 that CPUID shows: the processor has no AVX
 C6, C7  with ModRM.reg other than 0: XABORT and XBEGIN without RTM, which it takes for MOV.
 8F      with ModRM.reg other than 0: XOP, which it takes for POP.
 0F      vector instructions that name a register and are given memory (shifts by an immediate,
-        MOVMSKPS, MOVQ2DQ, MOVDQ2Q), VMREAD and SSE4A: it gets their length wrong.
+        MOVMSKPS, MOVQ2DQ, MOVDQ2Q), VMREAD, VMWRITE and the SSE4A behind their opcodes (EXTRQ,
+        INSERTQ): it gets the length of most wrong, and executes SSE4A, which CPUID has not.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ _LOCKABLE_1 = {
 
 _PREFIXES = b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3" + bytes(range(0x40, 0x50))
 _SUSPECT = frozenset(_PREFIXES + b"\x0f\xc4\xc5\xc6\xc7\x8f")
-_REGISTER_ONLY = frozenset(b"\x50\x71\x72\x73\x78\xd6")  # after 0F, D6 with F2 or F3 alone
-_VMREAD = 0x78
+_REGISTER_ONLY = frozenset(b"\x50\x71\x72\x73\x78\x79\xd6")  # after 0F, D6 with F2 or F3 alone
+_VMX = frozenset(b"\x78\x79")  # VMREAD, VMWRITE
 _MOVQ2DQ = 0xD6
 _GROUPS = frozenset(b"\xc6\xc7\x8f")
 _VEX = frozenset(b"\xc4\xc5")
@@ -99,12 +100,12 @@ def is_forbidden(
 
 def _is_bad_vector(code: bytes, prefixes: Prefixes) -> bool | None:
     """Return whether these two bytes after 0F are a vector instruction that takes no memory and is
-    given some, or VMREAD; None if they are too few to know."""
+    given some, VMREAD or VMWRITE; None if they are too few to know."""
     if code and code[0] not in _REGISTER_ONLY:
         return False
     if code and code[0] == _MOVQ2DQ and not prefixes.rep:
         return False  # MOVQ to memory
-    if code and code[0] == _VMREAD:
+    if code and code[0] in _VMX:
         return True  # with 66 or F2, EXTRQ and INSERTQ of SSE4A, which is not offered either
     return code[1] < 0xC0 if len(code) == 2 else None
 

@@ -48,6 +48,9 @@ def judge(code: str, bits: int = 64, *, protected: bool = True, has=lambda name:
         pytest.param("660fd607", False, id="MOVQ memory"),
         pytest.param("0f78c0", True, id="VMREAD"),
         pytest.param("660f78c00102", True, id="EXTRQ"),
+        pytest.param("0f7900", True, id="VMWRITE"),
+        pytest.param("660f79c1", True, id="EXTRQ of a register"),
+        pytest.param("f20f79c1", True, id="INSERTQ of a register"),
         pytest.param("8f07", False, id="POP"),
     ],
 )
